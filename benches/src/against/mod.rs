@@ -1,0 +1,2 @@
+pub(crate) mod bdevperf;
+pub(crate) mod ratio;
