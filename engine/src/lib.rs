@@ -1,1 +1,5 @@
-//! (being written)
+//! The storage engine: reactors and, over them, the log store.
+#![deny(unsafe_code)]
+
+pub mod limits;
+pub mod mailbox;

@@ -1,0 +1,65 @@
+//! Every fixed size of this crate, and how the sizes relate.
+
+use std::time::Duration;
+
+/// Bytes that one core's data is kept away from another's. Adjacent-line
+/// prefetch pulls lines in pairs, so two lines, not one.
+pub const CACHE_PAD_BYTES: usize = 128;
+
+/// Messages that a reactor's inbox holds before `spawn` says that it is full.
+pub const INBOX_SLOTS: usize = 1024;
+
+/// Tasks that may live on one reactor at the same time.
+pub const TASKS_MAX: usize = 16 * 1024;
+
+/// Ready tasks run in one turn at most; the rest wait for the next turn, so
+/// that drives are polled in between.
+pub const TASKS_PER_TURN: usize = 64;
+
+/// Messages taken from one mailbox in one turn at most.
+pub const MESSAGES_PER_TURN: usize = 64;
+
+/// Timers fired in one turn at most.
+pub const TIMERS_PER_TURN: usize = 64;
+
+/// Timer slots that a reactor allocates when it starts; more are added when a
+/// program holds more sleeping futures than that.
+pub const TIMERS_PREALLOCATED: usize = 1024;
+
+/// Idle turns between two readings of the clock. A reading costs more than the
+/// rest of an idle turn; a busy turn always reads it.
+pub const IDLE_TURNS_PER_CLOCK_READ: u32 = 8;
+
+/// How long one task, message or SPDK thread may hold a reactor before the
+/// watchdog names it. 15 ms is known to overflow SPDK's message ring.
+pub const HELD_LIMIT: Duration = Duration::from_millis(10);
+
+/// Samples that the watchdog takes within one limit: a hold is seen at the
+/// latest a quarter of the limit after it has lasted that long.
+pub const WATCHDOG_SAMPLES_PER_LIMIT: u32 = 4;
+
+/// Time from the request to stop until what still runs is named and given up.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Time that the main reactor has, after the deadline, to report by itself
+/// before the watchdog concludes that it hangs and ends the process.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// The longest single sleep of a reactor with back-off. A message or a wake-up
+/// ends the sleep early; a completion that has to be polled for does not.
+pub const BACKOFF_SLEEP_MAX: Duration = Duration::from_millis(1);
+
+/// The first sleep of a reactor with back-off; each further one doubles.
+pub const BACKOFF_SLEEP_MIN: Duration = Duration::from_micros(20);
+
+/// Idle turns before a reactor with back-off sleeps for the first time.
+pub const BACKOFF_IDLE_TURNS: u32 = 2000;
+
+const _: () = assert!(INBOX_SLOTS.is_power_of_two() && TASKS_MAX.is_power_of_two());
+const _: () = assert!(MESSAGES_PER_TURN <= INBOX_SLOTS && TASKS_PER_TURN <= TASKS_MAX);
+const _: () = assert!(BACKOFF_SLEEP_MIN.as_nanos() <= BACKOFF_SLEEP_MAX.as_nanos());
+const _: () = assert!(
+    BACKOFF_SLEEP_MAX.as_nanos() < HELD_LIMIT.as_nanos(),
+    "a sleeping reactor must wake more often than the watchdog's limit"
+);
+const _: () = assert!(SHUTDOWN_GRACE.as_nanos() < SHUTDOWN_DEADLINE.as_nanos());
