@@ -1,0 +1,25 @@
+//! Every limit of this crate in one place.
+
+/// The least memory without hugepages that SPDK's pools fit into.
+pub const MEMORY_MIN_NO_HUGE_MIB: u32 = 512;
+
+/// The least memory with hugepages that SPDK's pools fit into.
+pub const MEMORY_MIN_HUGE_MIB: u32 = 128;
+
+/// Cores that one environment can drive: what fits the masks that DPDK takes by default.
+pub const CORES_MAX: usize = 128;
+
+/// Finished asynchronous requests that a channel keeps for reuse.
+pub const ASYNC_REQUESTS_KEPT_PER_CHANNEL: usize = 256;
+
+/// How long a thread may take to let go of its pollers and channels once it was told to exit.
+pub const THREAD_EXIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The longest reply of SPDK's JSON-RPC server that is believed.
+pub const RPC_REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// The block size that SPDK's devices here accept: powers of two from 512 B to 64 KiB.
+pub const BLOCK_SIZE_MAX: u32 = 64 << 10;
+
+const _: () = assert!(MEMORY_MIN_HUGE_MIB <= MEMORY_MIN_NO_HUGE_MIB);
+const _: () = assert!(BLOCK_SIZE_MAX.is_power_of_two());

@@ -1,0 +1,314 @@
+//! SPDK threads: the lightweight threads that SPDK's objects live on, each polled by one OS thread.
+//!
+//! ```text
+//!   OS thread (pinned)            other OS threads
+//!     loop { thread.poll() } ◄──── ThreadHandle::send(closure)
+//!       ├─ messages
+//!       ├─ pollers (Poller)
+//!       └─ completions of I/O channels
+//! ```
+//!
+//! A [`SpdkThread`] is current on its OS thread from its creation on, so that code between two
+//! polls may call SPDK. It does not load-balance and does not move.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_int, c_void};
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use oriel_spdk_sys as sys;
+use thiserror::Error;
+
+use crate::limits::THREAD_EXIT_LIMIT;
+
+/// Why an SPDK thread was not made.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ThreadError {
+    /// There is no environment.
+    #[error("an SPDK thread needs a started Env: start one first")]
+    NoEnv,
+    /// Out of memory.
+    #[error("no memory left for the SPDK thread '{name}': start with more memory")]
+    NoMemory {
+        /// The thread's name.
+        name: String,
+    },
+    /// A name that C cannot carry.
+    #[error("the thread's name contains a NUL byte")]
+    BadName,
+}
+
+/// A message could not be sent; it comes back.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum SendError<F> {
+    /// The thread has exited.
+    #[error("the SPDK thread has exited and takes no more messages")]
+    Exited(F),
+    /// SPDK's pool of messages is empty.
+    #[error("SPDK's message pool is empty: too many messages are on their way at once")]
+    NoRoom(F),
+}
+
+impl<F> std::fmt::Debug for SendError<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exited(_) => "Exited(..)",
+            Self::NoRoom(_) => "NoRoom(..)",
+        })
+    }
+}
+
+struct RawThread(NonNull<sys::spdk_thread>);
+
+// SAFETY: the pointer is used from other threads for spdk_thread_send_msg only, which SPDK
+// documents as callable from any thread while the thread exists; the lock around it says when.
+unsafe impl Send for RawThread {}
+// SAFETY: as above.
+unsafe impl Sync for RawThread {}
+
+/// A way to send closures to an SPDK thread from any OS thread.
+#[derive(Clone)]
+pub struct ThreadHandle {
+    /// None once the thread exits. Sending holds the read lock, so the thread cannot go meanwhile.
+    target: Arc<RwLock<Option<RawThread>>>,
+}
+
+extern "C" fn run_message<F: FnOnce()>(ctx: *mut c_void) {
+    // SAFETY: `ctx` is the box that send() leaked, and SPDK delivers each message once.
+    let message = unsafe { Box::from_raw(ctx.cast::<F>()) };
+    message();
+}
+
+impl ThreadHandle {
+    /// Runs `message` on the thread, at one of its next polls.
+    pub fn send<F: FnOnce() + Send + 'static>(&self, message: F) -> Result<(), SendError<F>> {
+        let target = self.target.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(RawThread(thread)) = &*target else {
+            return Err(SendError::Exited(message));
+        };
+        let ctx = Box::into_raw(Box::new(message));
+        // SAFETY: the thread exists while the read lock is held, and run_message::<F> fits the box.
+        let rc = unsafe {
+            sys::oriel_thread_send_msg(thread.as_ptr(), Some(run_message::<F>), ctx.cast())
+        };
+        if rc != 0 {
+            // SAFETY: a refused message is never delivered, so the box is still ours.
+            return Err(SendError::NoRoom(*unsafe { Box::from_raw(ctx) }));
+        }
+        Ok(())
+    }
+}
+
+/// An SPDK thread that the calling OS thread polls.
+pub struct SpdkThread {
+    raw: NonNull<sys::spdk_thread>,
+    name: String,
+    target: Arc<RwLock<Option<RawThread>>>,
+    exited: bool,
+    _on_one_thread: PhantomData<*mut ()>,
+}
+
+impl SpdkThread {
+    /// Makes an SPDK thread and makes it current on the calling OS thread.
+    ///
+    /// From v23.01 on, the first one in a process is the "app thread", on which subsystems are
+    /// started and stopped.
+    pub fn create(name: &str) -> Result<Self, ThreadError> {
+        if !crate::env::is_running() {
+            return Err(ThreadError::NoEnv);
+        }
+        let c_name = CString::new(name).map_err(|_| ThreadError::BadName)?;
+        // SAFETY: the thread library runs, and SPDK copies the name.
+        let raw = unsafe { sys::oriel_thread_create(c_name.as_ptr()) };
+        let raw = NonNull::new(raw).ok_or_else(|| ThreadError::NoMemory { name: name.into() })?;
+        let target = Arc::new(RwLock::new(Some(RawThread(raw))));
+        let thread = Self {
+            raw,
+            name: name.into(),
+            target,
+            exited: false,
+            _on_one_thread: PhantomData,
+        };
+        thread.make_current();
+        Ok(thread)
+    }
+
+    /// The name it was made with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes this the thread that SPDK calls run on. Only needed where one OS thread polls several.
+    pub fn make_current(&self) {
+        // SAFETY: the thread lives as long as self.
+        unsafe { sys::spdk_set_thread(self.raw.as_ptr()) };
+    }
+
+    /// One turn: messages, pollers, completions. True if there was work.
+    #[inline]
+    pub fn poll(&self) -> bool {
+        // SAFETY: the thread lives as long as self and is polled on its own OS thread only (not Send).
+        unsafe { sys::spdk_thread_poll(self.raw.as_ptr(), 0, 0) > 0 }
+    }
+
+    /// A handle for other OS threads.
+    pub fn handle(&self) -> ThreadHandle {
+        ThreadHandle {
+            target: Arc::clone(&self.target),
+        }
+    }
+
+    /// Polls until every message sent so far has run, then ends the thread.
+    ///
+    /// # Panics
+    /// When channels, descriptors or pollers made on it are still there after
+    /// [`THREAD_EXIT_LIMIT`]: drop them first.
+    pub fn exit(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        self.exited = true;
+        self.make_current();
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = None;
+        while self.poll() {}
+        // SAFETY: the thread is alive and current.
+        unsafe { sys::spdk_thread_exit(self.raw.as_ptr()) };
+        let deadline = Instant::now() + THREAD_EXIT_LIMIT.mul_f32(0.9);
+        // SAFETY: the thread is alive.
+        while !unsafe { sys::spdk_thread_is_exited(self.raw.as_ptr()) } {
+            self.poll();
+            assert!(
+                Instant::now() < deadline,
+                "the SPDK thread '{}' still has I/O channels or pollers: drop every Channel, BdevDesc and Poller made on it before it exits",
+                self.name
+            );
+        }
+        // SAFETY: SPDK is told that nothing is current before the thread goes.
+        unsafe { sys::spdk_set_thread(std::ptr::null_mut()) };
+        // SAFETY: the thread has exited and is destroyed once; the handles' pointer is gone.
+        unsafe { sys::spdk_thread_destroy(self.raw.as_ptr()) };
+    }
+}
+
+impl Drop for SpdkThread {
+    fn drop(&mut self) {
+        // During a panic the objects on the thread may be anywhere; the process is ending anyway.
+        if !self.exited && !std::thread::panicking() {
+            self.shut_down();
+        }
+    }
+}
+
+/// The SPDK thread that is current on this OS thread, for objects that must go back to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Home(NonNull<sys::spdk_thread>);
+
+impl Home {
+    /// # Panics
+    /// When no SPDK thread is current: the object cannot be made here.
+    pub(crate) fn current(what: &str) -> Self {
+        // SAFETY: reads a thread-local.
+        let thread = unsafe { sys::spdk_get_thread() };
+        Self(NonNull::new(thread).unwrap_or_else(|| {
+            panic!("{what} needs an SPDK thread: call SpdkThread::create on this OS thread first")
+        }))
+    }
+
+    /// Runs `f` with this thread current. The caller is on the right OS thread because whoever
+    /// holds a `Home` is not `Send`.
+    pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: reads a thread-local.
+        let before = unsafe { sys::spdk_get_thread() };
+        if before == self.0.as_ptr() {
+            return f();
+        }
+        // SAFETY: the thread outlives its objects: it does not exit while one of them is left.
+        unsafe { sys::spdk_set_thread(self.0.as_ptr()) };
+        let result = f();
+        // SAFETY: it was current a moment ago.
+        unsafe { sys::spdk_set_thread(before) };
+        result
+    }
+}
+
+struct PollerState {
+    work: RefCell<Box<dyn FnMut() -> bool>>,
+}
+
+extern "C" fn run_poller(ctx: *mut c_void) -> c_int {
+    let state = ctx.cast::<PollerState>().cast_const();
+    // SAFETY: the Poller holds one count while it is registered; this one keeps the closure alive
+    // even if the closure drops its own Poller.
+    unsafe { Rc::increment_strong_count(state) };
+    // SAFETY: balances the increment above.
+    let state = unsafe { Rc::from_raw(state) };
+    let busy = (state.work.borrow_mut())();
+    c_int::from(busy)
+}
+
+/// A closure that an SPDK thread calls again and again. Dropping it ends that.
+pub struct Poller {
+    raw: *mut sys::spdk_poller,
+    state: *const PollerState,
+    home: Home,
+}
+
+impl Poller {
+    /// Calls `work` on the current SPDK thread: at every turn if `period` is zero, else at that
+    /// interval. `work` says whether it found something to do.
+    ///
+    /// # Panics
+    /// When no SPDK thread is current, or there is no memory for a poller.
+    pub fn register(name: &str, period: Duration, work: impl FnMut() -> bool + 'static) -> Self {
+        let home = Home::current("a poller");
+        let name = CString::new(name.replace('\0', " ")).expect("the NUL bytes were just replaced");
+        let state = Rc::into_raw(Rc::new(PollerState {
+            work: RefCell::new(Box::new(work)),
+        }));
+        let period_us = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
+        // SAFETY: an SPDK thread is current; the state outlives the registration (see drop).
+        let raw = unsafe {
+            sys::spdk_poller_register_named(
+                Some(run_poller),
+                state.cast_mut().cast(),
+                period_us,
+                name.as_ptr(),
+            )
+        };
+        assert!(!raw.is_null(), "no memory left for a poller");
+        Self { raw, state, home }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        // SAFETY: registered on `home`, which is current inside; unregistered once.
+        self.home
+            .enter(|| unsafe { sys::spdk_poller_unregister(&mut self.raw) });
+        // SAFETY: gives up the count that register() leaked; SPDK does not call the poller again.
+        unsafe { Rc::decrement_strong_count(self.state) };
+    }
+}
+
+/// Polls `thread` until `future` is ready. For start-up code and small programs; a reactor has its
+/// own executor.
+pub fn block_on<F: Future>(thread: &SpdkThread, future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        thread.make_current();
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return value;
+        }
+        thread.poll();
+    }
+}
