@@ -1,5 +1,18 @@
 //! The storage engine: reactors and, over them, the log store.
+//!
+//! - [`reactor`]: one pinned thread for each core; tasks, timers, shutdown.
+//! - [`mailbox`]: how cores talk; bounded, model-checked.
+//! - [`clock`]: the time, injected.
+//! - [`limits`]: every fixed size.
+//!
+//! Under `--cfg loom` there is the mailbox alone.
+
+// The mailbox, and it alone, allows itself what it proves.
 #![deny(unsafe_code)]
 
+#[cfg(not(loom))]
+pub mod clock;
 pub mod limits;
 pub mod mailbox;
+#[cfg(not(loom))]
+pub mod reactor;
