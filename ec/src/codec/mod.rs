@@ -1,0 +1,492 @@
+//! The codec: parity from data, lost shards from those that are left, and checksums in the same pass.
+//!
+//! Buffers are borrowed, may lie anywhere (each shard's is a separate slice) and are never copied. A unit that lies in
+//! several pieces is coded piece by piece, since every byte is coded only with those at the same offset of other shards;
+//! checksums continue over the pieces. Work goes in tiles of at most [`TILE_BYTES`] over all buffers, so that checksums,
+//! which follow tile by tile, read from the cache.
+//!
+//! A codec belongs to one reactor: it holds its tables and takes no lock.
+
+mod checksum;
+mod error;
+mod gf;
+mod isa;
+#[expect(unsafe_code, reason = "the calls of ISA-L, each with its proof")]
+mod isal;
+mod portable;
+mod stream;
+
+use std::fmt;
+
+use arrayvec::ArrayVec;
+
+pub use checksum::Crc32c;
+pub use error::CodecError;
+pub use isa::{Isa, IsaMissing, UnknownIsa};
+pub use stream::{StreamError, StripeStream};
+
+use crate::geometry::Scheme;
+use crate::layout::StripeShape;
+use crate::limits::{
+    BLOCK_BYTES, DATA_SHARDS_MAX, PARITY_SHARDS_MAX, PATTERNS_KEPT, SHARDS_MAX, TILE_BYTES,
+};
+use crate::units::{ShardIndex, ShardSet};
+
+const COEFFICIENTS_MAX: usize = DATA_SHARDS_MAX * PARITY_SHARDS_MAX;
+
+/// ISA-L fills 8 or 32 bytes for each coefficient, by instruction set and version: always room for 32.
+const TABLE_BYTES_MAX: usize = 32 * COEFFICIENTS_MAX;
+
+/// What multiplies: `rows` outputs of `inputs` coefficients each.
+struct Coefficients<'a> {
+    inputs: usize,
+    rows: usize,
+    bytes: &'a [u8],
+}
+
+/// Coefficients in the form that the codec's instruction set wants.
+#[derive(Clone)]
+struct Prepared {
+    coefficients: [u8; COEFFICIENTS_MAX],
+    tables: isal::Tables,
+}
+
+impl Prepared {
+    const EMPTY: Self = Self {
+        coefficients: [0; COEFFICIENTS_MAX],
+        tables: isal::Tables::empty(),
+    };
+}
+
+/// The tables of one erasure pattern.
+#[derive(Clone)]
+struct Pattern {
+    sources: ShardSet,
+    lost: ShardSet,
+    prepared: Prepared,
+}
+
+/// Codes the stripes of one scheme with one instruction set.
+#[derive(Clone)]
+pub struct Codec {
+    scheme: Scheme,
+    isa: Isa,
+    /// `None` is the portable code.
+    kernel: Option<isal::Kernel>,
+    /// The tables for stripes of 1, 2, and up to k data shards.
+    widths: Box<[Prepared]>,
+    /// A direct-mapped cache; a pattern that is not there replaces the one in its place.
+    patterns: Box<[Pattern]>,
+}
+
+impl fmt::Debug for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Codec({} by {})", self.scheme, self.isa)
+    }
+}
+
+impl Codec {
+    /// A codec with the CPU's best instruction set.
+    pub fn new(scheme: Scheme) -> Self {
+        Self::build(scheme, Isa::best())
+    }
+
+    /// A codec with this instruction set.
+    ///
+    /// # Errors
+    ///
+    /// The CPU does not have it.
+    pub fn with_isa(scheme: Scheme, isa: Isa) -> Result<Self, IsaMissing> {
+        if !isa.present() {
+            return Err(IsaMissing {
+                wanted: isa,
+                best: Isa::best(),
+            });
+        }
+        Ok(Self::build(scheme, isa))
+    }
+
+    fn build(scheme: Scheme, isa: Isa) -> Self {
+        let empty = Pattern {
+            sources: ShardSet::EMPTY,
+            lost: ShardSet::EMPTY,
+            prepared: Prepared::EMPTY,
+        };
+        let mut codec = Self {
+            scheme,
+            isa,
+            kernel: isal::Kernel::new(isa),
+            widths: vec![Prepared::EMPTY; scheme.data_shards()].into(),
+            patterns: vec![empty; PATTERNS_KEPT].into(),
+        };
+        for width in 1..=scheme.data_shards() {
+            let mut prepared = Prepared::EMPTY;
+            for row in 0..scheme.parity_shards() {
+                prepared.coefficients[row * width..][..width]
+                    .copy_from_slice(&gf::COEFFICIENTS[row][..width]);
+            }
+            codec.expand(&mut prepared, width, scheme.parity_shards());
+            codec.widths[width - 1] = prepared;
+        }
+        codec
+    }
+
+    fn expand(&self, prepared: &mut Prepared, inputs: usize, rows: usize) {
+        if let Some(kernel) = self.kernel {
+            let coefficients = Coefficients {
+                inputs,
+                rows,
+                bytes: &prepared.coefficients,
+            };
+            kernel.expand(&coefficients, &mut prepared.tables);
+        }
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Writes the parity of k data buffers, all buffers being of one length.
+    ///
+    /// # Errors
+    ///
+    /// A wrong number of buffers or a wrong length.
+    pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodecError> {
+        self.check_buffers(data, parity, self.scheme.data_shards())?;
+        self.code(&self.widths[data.len() - 1], data, parity, None);
+        Ok(())
+    }
+
+    /// [`Self::encode`], and carries the checksums, first those of the data and then those of the parity shards, over the
+    /// buffers. They start as [`Crc32c::EMPTY`], or as they were after the piece before.
+    ///
+    /// # Errors
+    ///
+    /// A wrong number of buffers or checksums or a wrong length.
+    pub fn encode_checked(
+        &self,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
+        checksums: &mut [Crc32c],
+    ) -> Result<(), CodecError> {
+        self.check_buffers(data, parity, self.scheme.data_shards())?;
+        if checksums.len() != data.len() + parity.len() {
+            return Err(CodecError::Checksums {
+                expected: data.len() + parity.len(),
+                found: checksums.len(),
+            });
+        }
+        self.code(&self.widths[data.len() - 1], data, parity, Some(checksums));
+        Ok(())
+    }
+
+    /// Writes the parity and the checksums of one stripe of a layout. The last data buffer may end within its last block:
+    /// the rest of the block counts as zeros, in the checksum too, and is to be stored as such.
+    ///
+    /// # Errors
+    ///
+    /// A wrong number of buffers or checksums or a wrong length.
+    pub fn encode_stripe(
+        &self,
+        shape: StripeShape,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
+        checksums: &mut [Crc32c],
+    ) -> Result<(), CodecError> {
+        self.check_stripe(shape, data, parity, checksums)?;
+        let (unit, whole) = (shape.unit as usize, data.len() - 1);
+        let last = data[whole];
+
+        let covered: ArrayVec<&[u8], DATA_SHARDS_MAX> =
+            data.iter().map(|shard| &shard[..last.len()]).collect();
+        let beyond: ArrayVec<&[u8], DATA_SHARDS_MAX> = data[..whole]
+            .iter()
+            .map(|shard| &shard[last.len()..])
+            .collect();
+        let mut all: ArrayVec<Crc32c, SHARDS_MAX> =
+            std::iter::repeat_n(Crc32c::EMPTY, checksums.len()).collect();
+        let mut front: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> = ArrayVec::new();
+        let mut back: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> = ArrayVec::new();
+        for shard in parity.iter_mut() {
+            let (head, tail) = shard.split_at_mut(last.len());
+            front.push(head);
+            back.push(tail);
+        }
+        self.code(&self.widths[whole], &covered, &mut front, Some(&mut all));
+        let padding = [0u8; BLOCK_BYTES as usize];
+        all[whole] = all[whole].and(&padding[..shape.last as usize - last.len()]);
+        if last.len() < unit {
+            let padded = all.remove(whole);
+            if whole == 0 {
+                for (shard, checksum) in back.iter_mut().zip(&mut all) {
+                    shard.fill(0);
+                    *checksum = checksum.and(shard);
+                }
+            } else {
+                self.code(&self.widths[whole - 1], &beyond, &mut back, Some(&mut all));
+            }
+            all.insert(whole, padded);
+        }
+        checksums.copy_from_slice(&all);
+        Ok(())
+    }
+
+    /// Rebuilds lost shards of a whole stripe, data or parity, from any k others, all buffers being of one length. Of more
+    /// than k sources the first k are used.
+    ///
+    /// # Errors
+    ///
+    /// Too few sources, a shard that is given twice or is none of the scheme's, or a wrong length.
+    pub fn decode(
+        &mut self,
+        sources: &[(ShardIndex, &[u8])],
+        lost: &mut [(ShardIndex, &mut [u8])],
+    ) -> Result<(), CodecError> {
+        self.decode_band(self.scheme.data_shards(), sources, lost)
+    }
+
+    /// [`Self::decode`] where only the first `width` data shards hold anything.
+    pub(crate) fn decode_band(
+        &mut self,
+        width: usize,
+        sources: &[(ShardIndex, &[u8])],
+        lost: &mut [(ShardIndex, &mut [u8])],
+    ) -> Result<(), CodecError> {
+        let members = ShardSet::span(0, width).union(self.scheme.parity());
+        let length = sources.first().map_or(0, |(_, bytes)| bytes.len());
+        let mut seen = ShardSet::EMPTY;
+        let given = sources.iter().map(|(shard, bytes)| (*shard, bytes.len()));
+        for (shard, found) in given.chain(lost.iter().map(|(shard, bytes)| (*shard, bytes.len()))) {
+            if !members.contains(shard) {
+                return Err(CodecError::ForeignShard { shard, members });
+            }
+            if seen.contains(shard) {
+                return Err(CodecError::RepeatedShard { shard });
+            }
+            if found != length {
+                return Err(CodecError::Length {
+                    shard,
+                    expected: length,
+                    found,
+                });
+            }
+            seen = seen.with(shard);
+        }
+        if sources.len() < width {
+            let sources = sources.iter().map(|(shard, _)| *shard).collect();
+            return Err(CodecError::TooFewSources {
+                lost: seen.minus(sources),
+                sources,
+                needed: width,
+            });
+        }
+        let mut chosen: ArrayVec<(ShardIndex, &[u8]), DATA_SHARDS_MAX> =
+            sources[..width].iter().copied().collect();
+        chosen.sort_unstable_by_key(|(shard, _)| *shard);
+        lost.sort_unstable_by_key(|(shard, _)| *shard);
+        let from: ShardSet = chosen.iter().map(|(shard, _)| *shard).collect();
+        let wanted: ShardSet = lost.iter().map(|(shard, _)| *shard).collect();
+        let inputs: ArrayVec<&[u8], DATA_SHARDS_MAX> =
+            chosen.iter().map(|(_, bytes)| *bytes).collect();
+        // More than m distinct shards cannot be lost where k others are given, so the outputs have room.
+        let mut outputs: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> =
+            lost.iter_mut().map(|(_, bytes)| &mut **bytes).collect();
+        let place = self.pattern(from, wanted);
+        self.code(&self.patterns[place].prepared, &inputs, &mut outputs, None);
+        Ok(())
+    }
+
+    /// The place of a pattern's tables, which are made if they are not there.
+    fn pattern(&mut self, sources: ShardSet, lost: ShardSet) -> usize {
+        let key = u64::from(sources.mask()) << 32 | u64::from(lost.mask());
+        // Multiplication by the golden ratio spreads neighbouring masks; the highest bits are the best mixed.
+        let place = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PATTERNS_KEPT;
+        let found = &self.patterns[place];
+        if found.sources != sources || found.lost != lost {
+            let mut prepared = Prepared::EMPTY;
+            gf::recovery(
+                self.scheme.data_shards(),
+                sources,
+                lost,
+                &mut prepared.coefficients,
+            );
+            self.expand(&mut prepared, sources.len(), lost.len());
+            self.patterns[place] = Pattern {
+                sources,
+                lost,
+                prepared,
+            };
+        }
+        place
+    }
+
+    /// Codes buffers of one length, tile by tile, and carries the checksums of inputs and outputs along.
+    fn code(
+        &self,
+        prepared: &Prepared,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        mut checksums: Option<&mut [Crc32c]>,
+    ) {
+        let length = inputs.first().map_or(0, |input| input.len());
+        let tile = tile_length(inputs.len() + outputs.len());
+        let mut at = 0;
+        while at < length {
+            let range = at..length.min(at + tile);
+            match self.kernel {
+                Some(kernel) => kernel.encode(&prepared.tables, inputs, outputs, range.clone()),
+                None => portable::combine(
+                    &prepared.coefficients,
+                    inputs.len(),
+                    0,
+                    inputs,
+                    outputs,
+                    range.clone(),
+                    false,
+                ),
+            }
+            if let Some(checksums) = checksums.as_deref_mut() {
+                let written = outputs.iter().map(|output| &**output);
+                for (checksum, buffer) in checksums
+                    .iter_mut()
+                    .zip(inputs.iter().copied().chain(written))
+                {
+                    *checksum = self.checksum(*checksum, &buffer[range.clone()]);
+                }
+            }
+            at = range.end;
+        }
+    }
+
+    /// Adds one data shard's piece to the parity at the same offsets.
+    fn add(&self, shard: usize, piece: &[u8], parity: &mut [&mut [u8]]) {
+        let columns = self.scheme.data_shards();
+        let prepared = &self.widths[columns - 1];
+        match self.kernel {
+            Some(kernel) => kernel.update(&prepared.tables, columns, shard, piece, parity),
+            None => {
+                portable::combine(
+                    &prepared.coefficients,
+                    columns,
+                    shard,
+                    &[piece],
+                    parity,
+                    0..piece.len(),
+                    true,
+                );
+            }
+        }
+    }
+
+    fn checksum(&self, before: Crc32c, bytes: &[u8]) -> Crc32c {
+        if self.kernel.is_some() {
+            before.and(bytes)
+        } else {
+            before.and_portable(bytes)
+        }
+    }
+
+    fn check_buffers(
+        &self,
+        data: &[&[u8]],
+        parity: &[&mut [u8]],
+        width: usize,
+    ) -> Result<(), CodecError> {
+        if data.len() != width {
+            return Err(CodecError::DataBuffers {
+                expected: width,
+                found: data.len(),
+            });
+        }
+        self.check_parity(parity, data[0].len())?;
+        check_lengths(data.iter().map(|shard| shard.len()), 0, data[0].len())
+    }
+
+    fn check_parity(&self, parity: &[&mut [u8]], length: usize) -> Result<(), CodecError> {
+        let (expected, found) = (self.scheme.parity_shards(), parity.len());
+        if found != expected {
+            return Err(CodecError::ParityBuffers { expected, found });
+        }
+        check_lengths(
+            parity.iter().map(|shard| shard.len()),
+            self.scheme.data_shards(),
+            length,
+        )
+    }
+
+    fn check_stripe(
+        &self,
+        shape: StripeShape,
+        data: &[&[u8]],
+        parity: &[&mut [u8]],
+        checksums: &[Crc32c],
+    ) -> Result<(), CodecError> {
+        self.check_shape(shape)?;
+        let (width, unit) = (usize::from(shape.data_shards), shape.unit as usize);
+        if data.len() != width {
+            return Err(CodecError::DataBuffers {
+                expected: width,
+                found: data.len(),
+            });
+        }
+        check_lengths(data[..width - 1].iter().map(|shard| shard.len()), 0, unit)?;
+        let (expected, found) = (shape.last as usize, data[width - 1].len());
+        if found > expected || expected - found >= BLOCK_BYTES as usize {
+            return Err(CodecError::Length {
+                shard: shape.last_shard(),
+                expected,
+                found,
+            });
+        }
+        self.check_parity(parity, unit)?;
+        let expected = data.len() + parity.len();
+        if checksums.len() != expected {
+            return Err(CodecError::Checksums {
+                expected,
+                found: checksums.len(),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_shape(&self, shape: StripeShape) -> Result<(), CodecError> {
+        let found = usize::from(shape.parity_from);
+        if found != self.scheme.data_shards()
+            || usize::from(shape.parity) != self.scheme.parity_shards()
+        {
+            return Err(CodecError::OtherScheme {
+                scheme: self.scheme,
+                found,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check_lengths(
+    lengths: impl Iterator<Item = usize>,
+    first: usize,
+    expected: usize,
+) -> Result<(), CodecError> {
+    for (place, found) in lengths.enumerate() {
+        if found != expected {
+            return Err(CodecError::Length {
+                shard: ShardIndex((first + place) as u8),
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of each of so many buffers in one tile: whole blocks, which prefetchers like.
+fn tile_length(buffers: usize) -> usize {
+    (TILE_BYTES / buffers) & !(BLOCK_BYTES as usize - 1)
+}

@@ -1,0 +1,479 @@
+//! The codec against the oracle, with every instruction set that the CPU has.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod oracle;
+
+use oriel_ec::{
+    Bytes, Codec, CodecError, Crc32c, Geometry, Isa, Layout, Scheme, ShardIndex, ShardSet,
+    StreamError, StripeStream, StripeUnit, TailPolicy,
+};
+
+fn scheme(k: usize, m: usize) -> Scheme {
+    Scheme::ec(k, m).unwrap()
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.present())
+}
+
+fn data(k: usize, length: usize) -> Vec<Vec<u8>> {
+    (0..k)
+        .map(|shard| oracle::noise(length, shard as u64 * 1000 + length as u64))
+        .collect()
+}
+
+fn slices(shards: &[Vec<u8>]) -> Vec<&[u8]> {
+    shards.iter().map(Vec::as_slice).collect()
+}
+
+fn slices_mut(shards: &mut [Vec<u8>]) -> Vec<&mut [u8]> {
+    shards.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
+#[test]
+fn every_scheme_is_encoded_as_the_oracle_does() {
+    for isa in isas() {
+        for k in 1..=16 {
+            for m in 0..=4 {
+                let codec = Codec::with_isa(scheme(k, m), isa).unwrap();
+                assert_eq!(codec.isa(), isa);
+                for length in [1, 15, 64, 257] {
+                    let data = data(k, length);
+                    // Parity buffers hold rubbish beforehand, which must not show.
+                    let mut parity = vec![vec![0xa5; length]; m];
+                    codec
+                        .encode(&slices(&data), &mut slices_mut(&mut parity))
+                        .unwrap();
+                    assert!(
+                        parity == oracle::parity(&data, m),
+                        "{k}+{m} length {length} by {isa}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_length_is_encoded_as_the_oracle_does() {
+    for isa in isas() {
+        let codec = Codec::with_isa(scheme(4, 2), isa).unwrap();
+        // All the ends of vectors, and all the ends of a tile (128 KiB over 6 buffers, in whole blocks).
+        let tile = 20480;
+        for length in (0..300).chain(tile - 65..tile + 65).chain([3 * tile + 77]) {
+            let data = data(4, length);
+            let mut parity = vec![vec![0xa5; length]; 2];
+            let mut checksums = [Crc32c::EMPTY; 6];
+            codec
+                .encode_checked(&slices(&data), &mut slices_mut(&mut parity), &mut checksums)
+                .unwrap();
+            assert!(
+                parity == oracle::parity(&data, 2),
+                "length {length} by {isa}"
+            );
+            if length % 16 == 3 {
+                let want: Vec<u32> = data
+                    .iter()
+                    .chain(&parity)
+                    .map(|shard| oracle::crc32c(shard))
+                    .collect();
+                assert_eq!(
+                    checksums.map(Crc32c::value).as_slice(),
+                    want,
+                    "length {length} by {isa}"
+                );
+            }
+        }
+    }
+}
+
+/// Every erasure of up to m shards, rebuilt from the lowest and from the highest k that are left.
+fn every_pattern(k: usize, m: usize) {
+    let length = 131;
+    let mut shards = data(k, length);
+    shards.extend(oracle::parity(&shards, m));
+    let all = scheme(k, m).all();
+    let mut codecs: Vec<Codec> = isas()
+        .map(|isa| Codec::with_isa(scheme(k, m), isa).unwrap())
+        .collect();
+    let mut patterns = 0;
+    for mask in 1u32..1 << (k + m) {
+        let lost = ShardSet::from_mask(mask);
+        if lost.len() > m {
+            continue;
+        }
+        patterns += 1;
+        let left: Vec<ShardIndex> = all.minus(lost).iter().collect();
+        for sources in [&left[..k], &left[left.len() - k..]] {
+            let sources: Vec<(ShardIndex, &[u8])> = sources
+                .iter()
+                .map(|shard| (*shard, shards[shard.index()].as_slice()))
+                .collect();
+            for codec in &mut codecs {
+                let mut rebuilt = vec![vec![0xa5; length]; lost.len()];
+                let mut targets: Vec<(ShardIndex, &mut [u8])> = lost
+                    .iter()
+                    .zip(&mut rebuilt)
+                    .map(|(shard, bytes)| (shard, bytes.as_mut_slice()))
+                    .collect();
+                codec.decode(&sources, &mut targets).unwrap();
+                for (shard, bytes) in lost.iter().zip(&rebuilt) {
+                    assert!(
+                        *bytes == shards[shard.index()],
+                        "{k}+{m} without {lost} by {}",
+                        codec.isa()
+                    );
+                }
+            }
+        }
+    }
+    let choose = |n: usize, r: usize| (0..r).fold(1, |product, at| product * (n - at) / (at + 1));
+    assert_eq!(
+        patterns,
+        (1..=m).map(|lost| choose(k + m, lost)).sum::<usize>()
+    );
+}
+
+#[test]
+fn every_erasure_of_4_and_2_is_decoded() {
+    every_pattern(4, 2);
+}
+
+#[test]
+fn every_erasure_of_8_and_2_is_decoded() {
+    every_pattern(8, 2);
+}
+
+#[test]
+fn every_erasure_of_10_and_4_is_decoded() {
+    every_pattern(10, 4);
+}
+
+#[test]
+fn order_of_sources_and_of_lost_shards_does_not_matter() {
+    let mut shards = data(4, 100);
+    shards.extend(oracle::parity(&shards, 2));
+    let mut codec = Codec::new(scheme(4, 2));
+    let sources: Vec<(ShardIndex, &[u8])> = [5u8, 0, 4, 2]
+        .map(|shard| (ShardIndex(shard), shards[usize::from(shard)].as_slice()))
+        .to_vec();
+    let (mut one, mut three) = (vec![0; 100], vec![0; 100]);
+    codec
+        .decode(
+            &sources,
+            &mut [(ShardIndex(3), &mut three), (ShardIndex(1), &mut one)],
+        )
+        .unwrap();
+    assert!(one == shards[1] && three == shards[3]);
+}
+
+#[test]
+fn replicas_are_copies() {
+    for copies in 1..=5 {
+        let codec = Codec::new(Scheme::replicate(copies).unwrap());
+        let blob = oracle::noise(1000, 7);
+        let mut parity = vec![vec![0; 1000]; copies - 1];
+        codec
+            .encode(&[&blob], &mut slices_mut(&mut parity))
+            .unwrap();
+        assert!(parity.iter().all(|copy| *copy == blob));
+    }
+}
+
+fn layout(k: usize, m: usize, unit: u64, length: u64, policy: TailPolicy) -> Layout {
+    let geometry = Geometry::new(scheme(k, m), StripeUnit::new(Bytes(unit)).unwrap());
+    Layout::new(geometry, Bytes(length), policy)
+}
+
+#[test]
+fn short_stripes_and_streams_agree_with_the_oracle() {
+    let policies = [
+        TailPolicy::FEWEST_BYTES,
+        TailPolicy::default(),
+        TailPolicy::FEWEST_SHARDS,
+    ];
+    for isa in isas() {
+        for (k, m) in [(4, 2), (3, 0), (1, 2), (6, 4)] {
+            let codec = Codec::with_isa(scheme(k, m), isa).unwrap();
+            let stripe = 16_384 * k as u64;
+            for length in [1, 4096, 5000, 8192, 12_289, 20_000, stripe - 1, stripe] {
+                if length > stripe {
+                    continue;
+                }
+                for policy in policies {
+                    let layout = layout(k, m, 16_384, length, policy);
+                    let shape = layout.stripe(oriel_ec::StripeIndex(0)).unwrap();
+                    let blob = oracle::noise(length as usize, length);
+                    let mut padded: Vec<Vec<u8>> = blob
+                        .chunks(shape.unit as usize)
+                        .map(<[u8]>::to_vec)
+                        .collect();
+                    for shard in &mut padded {
+                        shard.resize(shard.len().next_multiple_of(4096), 0);
+                    }
+                    let want = oracle::parity(&padded, m);
+                    let sums: Vec<u32> = padded
+                        .iter()
+                        .chain(&want)
+                        .map(|shard| oracle::crc32c(shard))
+                        .collect();
+
+                    let mut parity = vec![vec![0xa5; shape.unit as usize]; m];
+                    let mut checksums = vec![Crc32c::from_value(9); padded.len() + m];
+                    let data: Vec<&[u8]> = blob.chunks(shape.unit as usize).collect();
+                    codec
+                        .encode_stripe(shape, &data, &mut slices_mut(&mut parity), &mut checksums)
+                        .unwrap();
+                    assert!(parity == want, "{layout} by {isa}");
+                    assert_eq!(
+                        checksums.iter().map(|sum| sum.value()).collect::<Vec<_>>(),
+                        sums,
+                        "{layout} by {isa}"
+                    );
+
+                    for step in [1000, 4096, 7777, usize::MAX] {
+                        let mut parity = vec![vec![0xa5; shape.unit as usize]; m];
+                        let mut stream = StripeStream::checked(shape);
+                        let mut plain = StripeStream::new(shape);
+                        let mut unchecked = parity.clone();
+                        for piece in blob.chunks(step) {
+                            stream
+                                .push(&codec, piece, &mut slices_mut(&mut parity))
+                                .unwrap();
+                            plain
+                                .push(&codec, piece, &mut slices_mut(&mut unchecked))
+                                .unwrap();
+                        }
+                        let checksums =
+                            stream.finish(&codec, &mut slices_mut(&mut parity)).unwrap();
+                        assert!(
+                            plain
+                                .finish(&codec, &mut slices_mut(&mut unchecked))
+                                .unwrap()
+                                .is_empty()
+                        );
+                        assert!(
+                            parity == want && unchecked == want,
+                            "{layout} in pieces of {step} by {isa}"
+                        );
+                        let checksums: Vec<u32> = checksums.iter().map(|sum| sum.value()).collect();
+                        assert_eq!(checksums, sums, "{layout} in pieces of {step} by {isa}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn checksums_are_castagnolis_and_continue() {
+    assert_eq!(Crc32c::of(b"123456789").value(), 0xe306_9283);
+    let bytes = oracle::noise(5000, 3);
+    for length in (0..70).chain([255, 256, 257, 1000, 4999]) {
+        let bytes = &bytes[..length];
+        let want = oracle::crc32c(bytes);
+        assert_eq!(
+            (
+                Crc32c::of(bytes).value(),
+                Crc32c::EMPTY.and_portable(bytes).value()
+            ),
+            (want, want)
+        );
+        let (head, tail) = bytes.split_at(length / 3);
+        assert_eq!(Crc32c::of(head).and(tail).value(), want);
+        assert_eq!(Crc32c::of(head).and_portable(tail).value(), want);
+    }
+}
+
+#[test]
+fn wrong_buffers_are_named() {
+    let codec = Codec::new(scheme(4, 2));
+    let shards = data(4, 100);
+    let mut parity = vec![vec![0; 100]; 2];
+    let error = codec
+        .encode(&slices(&shards[..3]), &mut slices_mut(&mut parity))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::DataBuffers {
+            expected: 4,
+            found: 3
+        }
+    );
+    let error = codec
+        .encode(&slices(&shards), &mut slices_mut(&mut parity[..1]))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::ParityBuffers {
+            expected: 2,
+            found: 1
+        }
+    );
+    let mut short = slices(&shards);
+    short[2] = &short[2][..99];
+    let error = codec
+        .encode(&short, &mut slices_mut(&mut parity))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::Length {
+            shard: ShardIndex(2),
+            expected: 100,
+            found: 99
+        }
+    );
+    parity[1].push(0);
+    let error = codec
+        .encode(&slices(&shards), &mut slices_mut(&mut parity))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::Length {
+            shard: ShardIndex(5),
+            expected: 100,
+            found: 101
+        }
+    );
+    parity[1].pop();
+    let error = codec.encode_checked(
+        &slices(&shards),
+        &mut slices_mut(&mut parity),
+        &mut [Crc32c::EMPTY; 5],
+    );
+    assert_eq!(
+        error.unwrap_err(),
+        CodecError::Checksums {
+            expected: 6,
+            found: 5
+        }
+    );
+
+    let other = layout(5, 2, 4096, 100, TailPolicy::default())
+        .stripe(oriel_ec::StripeIndex(0))
+        .unwrap();
+    let error = codec.encode_stripe(
+        other,
+        &[&[0; 100]],
+        &mut slices_mut(&mut parity),
+        &mut [Crc32c::EMPTY; 3],
+    );
+    assert_eq!(
+        error.unwrap_err(),
+        CodecError::OtherScheme {
+            scheme: scheme(4, 2),
+            found: 5
+        }
+    );
+}
+
+#[test]
+fn wrong_sources_are_named() {
+    let mut codec = Codec::new(scheme(4, 2));
+    let bytes = vec![0u8; 100];
+    let source = |shard: u8| (ShardIndex(shard), bytes.as_slice());
+    let mut out = vec![7u8; 100];
+    let mut decode = |sources: &[(ShardIndex, &[u8])], lost: u8, out: &mut [u8]| {
+        codec
+            .decode(sources, &mut [(ShardIndex(lost), out)])
+            .unwrap_err()
+    };
+    let error = decode(&[source(0), source(2), source(5)], 1, &mut out);
+    let sources = [0, 2, 5].map(ShardIndex).into_iter().collect();
+    let lost = ShardSet::EMPTY.with(ShardIndex(1));
+    assert_eq!(
+        error,
+        CodecError::TooFewSources {
+            lost,
+            sources,
+            needed: 4
+        }
+    );
+    assert_eq!(
+        error.to_string(),
+        "cannot rebuild {1} from {0 2 5}: 4 sources are needed"
+    );
+    let error = decode(&[source(0), source(2), source(2), source(5)], 1, &mut out);
+    assert_eq!(
+        error,
+        CodecError::RepeatedShard {
+            shard: ShardIndex(2)
+        }
+    );
+    let error = decode(&[source(0), source(2), source(3), source(5)], 3, &mut out);
+    assert_eq!(
+        error,
+        CodecError::RepeatedShard {
+            shard: ShardIndex(3)
+        }
+    );
+    let error = decode(&[source(0), source(2), source(3), source(6)], 1, &mut out);
+    assert_eq!(
+        error,
+        CodecError::ForeignShard {
+            shard: ShardIndex(6),
+            members: scheme(4, 2).all()
+        }
+    );
+    let error = decode(
+        &[source(0), source(2), source(3), source(5)],
+        1,
+        &mut out[..50],
+    );
+    assert_eq!(
+        error,
+        CodecError::Length {
+            shard: ShardIndex(1),
+            expected: 100,
+            found: 50
+        }
+    );
+    assert!(
+        out.iter().all(|byte| *byte == 7),
+        "a rejected call must not write"
+    );
+}
+
+#[test]
+fn a_stream_says_what_it_lacks() {
+    let codec = Codec::new(scheme(4, 2));
+    let shape = layout(4, 2, 4096, 16_000, TailPolicy::default())
+        .stripe(oriel_ec::StripeIndex(0))
+        .unwrap();
+    let mut parity = vec![vec![0; shape.unit as usize]; 2];
+    let mut stream = StripeStream::new(shape);
+    let error = stream
+        .push(&codec, &[0; 20_000], &mut slices_mut(&mut parity))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        StreamError::TooLong {
+            room: Bytes(16_384),
+            found: Bytes(20_000)
+        }
+    );
+    stream
+        .push(&codec, &[0; 12_288], &mut slices_mut(&mut parity))
+        .unwrap();
+    let error = stream
+        .finish(&codec, &mut slices_mut(&mut parity))
+        .unwrap_err();
+    assert_eq!(
+        error,
+        StreamError::TooShort {
+            expected: Bytes(12_289),
+            found: Bytes(12_288)
+        }
+    );
+}
+
+#[test]
+fn an_absent_instruction_set_is_refused() {
+    for isa in Isa::ALL {
+        assert_eq!(isa.name().parse(), Ok(isa));
+        assert_eq!(Codec::with_isa(scheme(4, 2), isa).is_ok(), isa.present());
+    }
+    assert!(Isa::best().present() && Isa::Portable.present());
+    assert!("mmx".parse::<Isa>().is_err());
+}
