@@ -74,6 +74,8 @@ const DPDK_LIBS: &[&str] = &[
     "bus_pci",
 ];
 
+/// What v20.07's archives need of the system; newer releases say it themselves, in a
+/// pkg-config file that their build tree has too.
 const SYSTEM_LIBS: &[&str] = &[
     "ibverbs", "rdmacm", "uring", "uuid", "ssl", "crypto", "numa", "aio", "rt", "m", "dl",
     "pthread",
@@ -131,10 +133,10 @@ fn find() -> Result<Spdk, String> {
     let kept = cache_dir().map(|dir| dir.join("oriel/spdk"));
     if let Some(kept) = &kept {
         println!("cargo:rerun-if-changed={}", kept.display());
-        if kept.join(".complete").exists() {
-            if let Some(spdk) = kept.canonicalize().ok().and_then(|dir| build_tree(&dir)) {
-                return Ok(spdk);
-            }
+        if kept.join(".complete").exists()
+            && let Some(spdk) = kept.canonicalize().ok().and_then(|dir| build_tree(&dir))
+        {
+            return Ok(spdk);
         }
     }
     Err(
@@ -296,16 +298,31 @@ fn link(spdk: &Spdk) {
     };
     let names = SPDK_LIBS.iter().map(|name| format!("spdk_{name}"));
     let names = names.chain(DPDK_LIBS.iter().map(|name| format!("rte_{name}")));
-    for name in names.filter(|name| archive(name)) {
+    let obsolete = |name: &str| name == "spdk_event" && archive("spdk_init");
+    for name in names.filter(|name| archive(name) && !obsolete(name)) {
         println!("cargo:rustc-link-lib=static:-bundle,+whole-archive={name}");
     }
     if archive("isal_crypto") {
         println!("cargo:rustc-link-lib=static:-bundle=isal_crypto");
     }
-    for name in SYSTEM_LIBS {
-        if library_exists(name) {
-            println!("cargo:rustc-link-lib=dylib={name}");
-        }
+    let mut system: Vec<String> = SYSTEM_LIBS.iter().map(ToString::to_string).collect();
+    for dir in &spdk.lib_dirs {
+        let syslibs =
+            std::fs::read_to_string(dir.join("pkgconfig/spdk_syslibs.pc")).unwrap_or_default();
+        let words = syslibs
+            .lines()
+            .filter_map(|line| line.strip_prefix("Libs:"))
+            .flat_map(str::split_whitespace);
+        system.extend(
+            words
+                .filter_map(|word| word.strip_prefix("-l"))
+                .map(String::from),
+        );
+    }
+    system.sort();
+    system.dedup();
+    for name in system.iter().filter(|name| library_exists(name)) {
+        println!("cargo:rustc-link-lib=dylib={name}");
     }
 }
 

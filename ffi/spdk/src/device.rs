@@ -122,8 +122,10 @@ impl Request {
         };
         let base = self.io.iov;
         (0..count).map(move |index| {
-            // SAFETY: SPDK's array has `iovcnt` entries and lives until the request completes.
-            let iov = unsafe { &*base.add(index) };
+            // SAFETY: SPDK's array has `iovcnt` entries, and `index` is below that.
+            let iov = unsafe { base.add(index) };
+            // SAFETY: the entry is initialised and lives until the request completes.
+            let iov = unsafe { &*iov };
             // SAFETY: each entry is memory lent to this request alone, and the exclusive borrow of
             // self lets one user at it at a time; entries of one request do not overlap.
             unsafe { std::slice::from_raw_parts_mut(iov.iov_base.cast::<u8>(), iov.iov_len) }

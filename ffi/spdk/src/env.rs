@@ -195,9 +195,7 @@ impl EnvOptions {
             return Err(EnvError::AlreadyStarted);
         }
         log::open();
-        if self.hugepages {
-            sweep_dead_runtime_dirs();
-        }
+        sweep_dead_runtime_dirs();
         let started = self.start_dpdk(&name).and_then(|()| {
             // SAFETY: the environment has started, and this happens once in a process.
             match unsafe { sys::oriel_thread_lib_init() } {
@@ -354,9 +352,7 @@ impl Drop for Env {
         STATE.store(ENDED, Ordering::Release);
         // SAFETY: nothing uses the environment any more.
         unsafe { sys::oriel_env_fini() };
-        if self.hugepages {
-            remove_runtime_dir(std::process::id());
-        }
+        remove_runtime_dir(std::process::id());
     }
 }
 

@@ -50,9 +50,8 @@ impl<T> Reply<T> {
     /// `ctx` came from `into_raw` of a reply of the same type, on this thread, and was not taken back before.
     pub(crate) unsafe fn from_raw(ctx: *mut c_void) -> Self {
         // SAFETY: the caller's promise.
-        Self {
-            state: unsafe { Rc::from_raw(ctx.cast::<State<T>>()) },
-        }
+        let state = unsafe { Rc::from_raw(ctx.cast::<State<T>>()) };
+        Self { state }
     }
 
     /// Resolves the future.

@@ -79,6 +79,14 @@ pub enum CreateError {
         /// The block size asked for.
         block_size: u32,
     },
+    /// The linked SPDK's io_uring module is broken.
+    #[error(
+        "SPDK {release} fails reads through its io_uring module on current kernels: use AIO for this drive, or build against a newer SPDK"
+    )]
+    UringBroken {
+        /// The linked release.
+        release: &'static str,
+    },
     /// Somebody has it.
     #[error("{} is in use by another process: stop that one, or use another drive", path.display())]
     InUse {
@@ -241,12 +249,20 @@ pub async fn aio(
 }
 
 /// A file or kernel block device through io_uring.
+///
+/// Refused with v20.07, whose module reported failure for reads that SPDK splits in two (seen on
+/// Linux 6.x with requests that cross the module's I/O boundary). v26.05 passes the same test.
 pub async fn uring(
     sub: &Subsystems,
     name: &str,
     path: &Path,
     block_size: u32,
 ) -> Result<(), CreateError> {
+    if crate::SPDK_RELEASE == "20.07" {
+        return Err(CreateError::UringBroken {
+            release: crate::SPDK_RELEASE,
+        });
+    }
     on_path(sub, name, path, block_size, "bdev_uring_create").await
 }
 

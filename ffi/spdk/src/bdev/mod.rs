@@ -275,8 +275,9 @@ impl BdevDesc {
         let Some(raw) = NonNull::new(raw).filter(|_| rc == 0) else {
             // SAFETY: a failed open kept no pointer to the handler.
             unsafe { Rc::decrement_strong_count(handler) };
+            // Old releases call a missing device an invalid argument.
             return Err(match -rc {
-                libc::ENODEV => not_found(),
+                _ if !exists(name) => not_found(),
                 libc::EPERM => OpenError::Claimed { name: name.into() },
                 errno => OpenError::Failed {
                     name: name.into(),
