@@ -132,7 +132,8 @@ fn memory_and_files_keep_what_is_written() {
 
 #[test]
 fn scattered_buffers_are_one_transfer() {
-    struct Ctx(Rc<Cell<Option<Box<Io<Ctx, Scatter>>>>>);
+    type Back = Rc<Cell<Option<Box<Io<Ctx, Scatter>>>>>;
+    struct Ctx(Back);
     impl Complete<Scatter> for Ctx {
         fn complete(io: Box<Io<Self, Scatter>>, result: Result<(), IoError>) {
             result.unwrap();
