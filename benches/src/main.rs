@@ -2,12 +2,80 @@
 #![forbid(unsafe_code)]
 
 mod against;
+mod bdev;
 mod config;
 mod cores;
+mod gate;
 mod hugepages;
 mod interrupt;
 mod job_file;
 mod load;
 mod report;
 mod size;
-fn main() {}
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures SPDK driven from Rust, beside its limits and its peers.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Show what SPDK logs; twice for more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Bdev(Box<bdev::args::BdevArgs>),
+    Gate(gate::GateArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => tracing::level_filters::LevelFilter::OFF,
+        1 => tracing::level_filters::LevelFilter::INFO,
+        _ => tracing::level_filters::LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .init();
+    let result: Result<ExitCode, Box<dyn Error>> = match &cli.command {
+        Command::Bdev(args) => bdev::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Gate(args) => gate::run(args).map(verdict).map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("oriel-perf: {}", sentence(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
+fn verdict(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The error and what led to it, as far as it does not say so itself.
+fn sentence(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !sentence.contains(&cause_text) {
+            sentence = format!("{sentence}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    sentence
+}

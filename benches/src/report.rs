@@ -236,6 +236,13 @@ fn row(
     );
 }
 
+/// A line of the table while the run lasts, when latencies are not known yet.
+pub(crate) fn live_row(name: &str, seconds: f64, speed: [f64; 2], rates: [f64; 2]) -> String {
+    let [iops, mibps] = speed;
+    let [failed, late] = rates;
+    format!("\t {name:<20}: {seconds:>10.2} {iops:>10.2} {mibps:>10.2} {failed:>10.2} {late:>8.2}")
+}
+
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 {
         count as f64 / seconds

@@ -1,0 +1,199 @@
+//! `oriel-perf gate AREA`: the comparisons an area is held to, a line each,
+//! and exit status 1 where one falls short.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::against::bdevperf::Bdevperf;
+use crate::against::ratio::Comparison;
+use crate::against::{AgainstError, Arena, Load, Pages};
+use crate::config::Create;
+use crate::cores;
+use crate::interrupt::Interrupt;
+use crate::load::workload::Workload;
+
+/// Measures what an area promises beside its peer or its limit.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GateArgs {
+    /// What to measure
+    pub(crate) area: Area,
+    /// SPDK's bdevperf, or an SPDK build tree [default: SPDK_DIR, then what scripts/bootstrap built]
+    #[arg(long, value_name = "BDEVPERF")]
+    pub(crate) against: Option<PathBuf>,
+    /// How often each side is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Seconds for each measurement
+    #[arg(short = 't', long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) time: u32,
+    /// The core both sides run on, as a mask or a list
+    #[arg(short = 'm', long, default_value = "0x1", value_parser = cores::parse)]
+    pub(crate) core_mask: BTreeSet<u32>,
+    /// Run both sides without hugepages (not with v20.07's bdevperf)
+    #[arg(long)]
+    pub(crate) no_huge: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Area {
+    /// Our load generator on SPDK's bdevs beside SPDK's own
+    Ground,
+}
+
+/// One comparison and the ratio it must reach.
+struct Check {
+    name: &'static str,
+    bdev: &'static str,
+    io_bytes: u64,
+    bound: f64,
+}
+
+/// Memory shows the path with a copy, null nothing but overhead.
+const GROUND: [Check; 3] = [
+    Check {
+        name: "malloc 4 KiB randread QD 32",
+        bdev: "Malloc0",
+        io_bytes: 4096,
+        bound: 0.97,
+    },
+    Check {
+        name: "malloc 128 KiB randread QD 32",
+        bdev: "Malloc0",
+        io_bytes: 128 << 10,
+        bound: 0.99,
+    },
+    Check {
+        name: "null 4 KiB randread QD 32",
+        bdev: "Null0",
+        io_bytes: 4096,
+        bound: 0.90,
+    },
+];
+
+const MEMORY_MIB: u32 = 512;
+
+/// Ok(true): everything reached its bound.
+pub(crate) fn run(args: &GateArgs) -> Result<bool, AgainstError> {
+    match args.area {
+        Area::Ground => ground(args),
+    }
+}
+
+fn ground(args: &GateArgs) -> Result<bool, AgainstError> {
+    let interrupt = Interrupt::install().map_err(AgainstError::Spawn)?;
+    let peer = match &args.against {
+        Some(path) => Bdevperf::at(path)?,
+        None => Bdevperf::find()?,
+    };
+    let pages = args.no_huge.then_some(Pages::Normal);
+    let arena = Arena::open(peer, pages, MEMORY_MIB, interrupt)?;
+    println!("{}", arena.describe());
+    println!(
+        "{} rounds of {} s a side, IOPS, median of the rounds' ratios",
+        args.rounds, args.time
+    );
+    println!("{}", head());
+    let mut good = true;
+    for check in &GROUND {
+        let load = Load {
+            creates: Create::by_name(check.bdev).into_iter().collect(),
+            bdev: Some(check.bdev.to_owned()),
+            cores: args.core_mask.clone(),
+            workload: Workload::RandRead,
+            io_bytes: check.io_bytes,
+            depth: 32,
+            read_percent: 100,
+            seconds: args.time,
+            all_cores: false,
+            zipf_theta: None,
+            memory_mib: MEMORY_MIB,
+        };
+        let outcome = arena.compare(&load, args.rounds, &mut |_, _| {})?;
+        let (line, passed) = verdict(check.name, &outcome.iops, check.bound);
+        println!("{line}");
+        good &= passed;
+    }
+    Ok(good)
+}
+
+fn head() -> String {
+    format!(
+        "{:<32} {:>12} {:>12} {:>7} {:>15} {:>6}",
+        "", "ours", "theirs", "ratio", "spread", "bound"
+    )
+}
+
+/// The line, and whether it is a pass. What is printed decides: a ratio that
+/// rounds to its bound has reached it.
+fn verdict(name: &str, outcome: &Comparison, bound: f64) -> (String, bool) {
+    let passed = (outcome.ratio * 1000.0).round() >= (bound * 1000.0).round();
+    let word = if passed { "PASS" } else { "SHORT" };
+    let spread = format!("{:.3} to {:.3}", outcome.ratio_min, outcome.ratio_max);
+    let line = format!(
+        "{name:<32} {:>12.0} {:>12.0} {:>7.3} {spread:>15} {bound:>6.2} {word}",
+        outcome.ours, outcome.theirs, outcome.ratio
+    );
+    (line, passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(ratio: f64) -> Comparison {
+        Comparison {
+            ours: 970.0,
+            theirs: 1000.0,
+            ratio,
+            ratio_min: 0.9,
+            ratio_max: 1.1,
+        }
+    }
+
+    #[test]
+    fn the_line_names_both_sides_the_ratio_and_the_bound() {
+        let (line, passed) = verdict("malloc", &outcome(0.9714), 0.97);
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(
+            words,
+            [
+                "malloc", "970", "1000", "0.971", "0.900", "to", "1.100", "0.97", "PASS"
+            ]
+        );
+        assert!(passed);
+    }
+
+    #[test]
+    fn below_the_bound_is_short() {
+        assert!(!verdict("malloc", &outcome(0.9690), 0.97).1);
+        assert!(
+            verdict("malloc", &outcome(0.9690), 0.97)
+                .0
+                .ends_with("SHORT")
+        );
+        assert!(verdict("malloc", &outcome(0.9700), 0.97).1);
+    }
+
+    #[test]
+    fn every_bound_of_the_ground_is_held() {
+        let bounds: Vec<_> = GROUND
+            .iter()
+            .map(|check| (check.bdev, check.io_bytes, check.bound))
+            .collect();
+        assert_eq!(
+            bounds,
+            [
+                ("Malloc0", 4096, 0.97),
+                ("Malloc0", 131_072, 0.99),
+                ("Null0", 4096, 0.90)
+            ]
+        );
+        assert!(
+            GROUND
+                .iter()
+                .all(|check| Create::by_name(check.bdev).is_some())
+        );
+    }
+}
