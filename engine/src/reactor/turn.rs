@@ -224,7 +224,9 @@ impl Reactor {
                 idle_turns += 1;
             } else {
                 self.doze(nap);
-                nap = (nap * 2).min(backoff.sleep_max);
+                // Stopping goes on step by step with the others, which do not ring.
+                let stopping = self.group.stop.load(Ordering::Relaxed);
+                nap = if stopping { nap } else { nap * 2 }.min(backoff.sleep_max);
             }
         }
         let _here = Entered::new(&self.local);

@@ -142,7 +142,11 @@ fn watch(group: &Group, config: &ReactorConfig, done: &AtomicBool) {
             }
         }
         if group.stop.load(Ordering::Acquire) {
-            let since = *stopping_since.get_or_insert(now);
+            let since = *stopping_since.get_or_insert_with(|| {
+                // A signal's handler cannot wake reactors that sleep.
+                group.request_stop();
+                now
+            });
             if now - since > group.shutdown_deadline + limits::SHUTDOWN_GRACE {
                 end_the_process(group);
             }

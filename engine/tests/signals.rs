@@ -1,0 +1,161 @@
+//! Signals and exit statuses, each scene in a process of its own.
+#![cfg(not(loom))]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use oriel_engine::reactor::*;
+
+const SCENE: &str = "ORIEL_SIGNAL_SCENE";
+
+/// What a program of ours looks like; the test binary started again plays it.
+fn program(scene: &str) -> ! {
+    let config = ReactorConfig {
+        shutdown_deadline: Duration::from_millis(300),
+        backoff: Some(Backoff::small_machine()),
+        ..ReactorConfig::default()
+    };
+    let obstinate = scene == "obstinate";
+    let config = ReactorConfig {
+        shutdown_deadline: if obstinate {
+            Duration::from_secs(60)
+        } else {
+            config.shutdown_deadline
+        },
+        ..config
+    };
+    let scene = scene.to_owned();
+    let result = start(OsThreads::unpinned(2), config, |reactors| async move {
+        let there = reactors.spawn(CoreId(1), "in flight", move || async move {
+            stop_requested().await;
+            if obstinate {
+                std::future::pending::<()>().await;
+            }
+            sleep(Duration::from_millis(50)).await;
+            println!("completed");
+        });
+        // The runner's "test ... " stands on the same line without this.
+        println!("\nready");
+        if scene == "main reactor hangs" {
+            std::thread::sleep(Duration::from_secs(600));
+        }
+        if scene == "a task hangs" {
+            drop(spawn_local("stubborn", std::future::pending::<()>()));
+        }
+        stop_requested().await;
+        println!("stopping");
+        there.unwrap().await.unwrap();
+    });
+    match result {
+        Ok(finished) => {
+            println!("signal {:?}", finished.signal);
+            std::process::exit(ExitStatus::Clean.code().into())
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            error.exit_status().end_process()
+        }
+    }
+}
+
+#[test]
+fn play() {
+    if let Ok(scene) = std::env::var(SCENE) {
+        program(&scene);
+    }
+}
+
+fn stage(scene: &str) -> (Child, BufReader<impl Read>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "play", "--nocapture", "--test-threads=1"])
+        .env(SCENE, scene)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    await_line(&mut stdout, "ready");
+    (child, stdout)
+}
+
+fn await_line(stdout: &mut impl BufRead, wanted: &str) {
+    let mut line = String::new();
+    while line.trim_end() != wanted {
+        line.clear();
+        let length = stdout.read_line(&mut line).unwrap();
+        assert_ne!(length, 0, "the program ended before it said '{wanted}'");
+    }
+}
+
+fn send(signal: &str, child: &Child) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn end(child: Child, mut stdout: impl Read) -> (Option<i32>, String, String) {
+    let mut said = String::new();
+    stdout.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said, stderr)
+}
+
+#[test]
+fn either_signal_completes_what_is_in_flight_and_exits_clean() {
+    for (signal, number) in [("TERM", 15), ("INT", 2)] {
+        let (child, stdout) = stage("orderly");
+        send(signal, &child);
+        let (code, said, stderr) = end(child, stdout);
+        assert_eq!(code, Some(0), "{said}{stderr}");
+        assert_eq!(
+            said,
+            format!("stopping\ncompleted\nsignal Some({number})\n")
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let (child, mut stdout) = stage("obstinate");
+        send(signal, &child);
+        await_line(&mut stdout, "stopping");
+        send(signal, &child);
+        assert_eq!(end(child, stdout).0, Some(code));
+    }
+}
+
+#[test]
+fn a_task_that_hangs_is_named_and_the_status_is_three() {
+    let (child, stdout) = stage("a task hangs");
+    send("TERM", &child);
+    let (code, said, stderr) = end(child, stdout);
+    assert_eq!(code, Some(ExitStatus::DeadlinePassed.code().into()));
+    assert!(said.contains("completed"), "the rest is done: {said}");
+    assert!(stderr.contains("core 0: task 'stubborn'"), "{stderr}");
+}
+
+#[test]
+fn a_main_reactor_that_hangs_is_ended_by_the_watchdog() {
+    let (child, stdout) = stage("main reactor hangs");
+    send("TERM", &child);
+    let (code, _, stderr) = end(child, stdout);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("core 0: held by task 'root'"), "{stderr}");
+}
+
+#[test]
+fn exit_statuses_are_the_documented_numbers() {
+    let all = [
+        (ExitStatus::Clean, 0),
+        (ExitStatus::Failed, 1),
+        (ExitStatus::Usage, 2),
+        (ExitStatus::DeadlinePassed, 3),
+    ];
+    for (status, number) in all {
+        assert_eq!(status.code(), number);
+        assert_eq!(ExitCode::from(status), ExitCode::from(number));
+    }
+}
