@@ -1,0 +1,101 @@
+# shellcheck shell=bash disable=SC2034
+# The recipe by which scripts/bootstrap builds Debian's SPDK: what is fetched, how it is compiled and what is kept.
+# The name of the result carries a hash of this file's code, so a change here leads to a new build, never to a tree that
+# was built in another way and is taken for this one. Sourced; it runs nothing by itself.
+
+# Debian has no package of SPDK, but its source package `ceph` carries SPDK v20.07 with DPDK 20.05 and ISA-L.
+RECIPE_VERSION=20.07
+RECIPE_SUITE=trixie
+RECIPE_SOURCE=ceph
+RECIPE_TARBALL=ceph_18.2.7+ds.orig.tar.xz
+RECIPE_SHA256=71c0795fa0d6312ec7b57dee4031559b7e62e086a78e6ae1ad8549e0b351e28f
+
+# x86-64-v3 (AVX2) runs on every machine of the last decade and in the lab's emulated CPU; `native` would not.
+RECIPE_CONFIGURE="--target-arch=x86-64-v3 --disable-tests --disable-unit-tests --with-rdma --with-uring
+    --without-vhost --without-virtio"
+RECIPE_DRIVERS="bus bus/pci bus/vdev mempool mempool/ring
+    net net/af_packet net/memif net/ring net/tap net/virtio"
+
+# Only these packages are needed for this build and for nothing else.
+RECIPE_PACKAGES="debian-archive-keyring xz-utils meson ninja-build python3-pyelftools procps"
+
+# How many files the compilers are given, for the progress line, and what the build takes on the disk at its height.
+RECIPE_FILES=1130
+RECIPE_DISK_MIB=1200
+
+# The drivers of the network ports; mlx5 only where the machine has its headers.
+recipe_drivers() {
+    local drivers=$RECIPE_DRIVERS
+    if [ -e /usr/include/infiniband/mlx5dv.h ]; then
+        drivers="$drivers common common/mlx5 net/mlx5"
+    fi
+    echo "$drivers" | xargs
+}
+
+# recipe_unpack TARBALL DIR
+recipe_unpack() {
+    tar -xJf "$1" -C "$2" --strip-components=3 --wildcards --no-wildcards-match-slash '*/src/spdk' &&
+        # SPDK switches off the libraries of DPDK that it does not use. The tap driver needs this one.
+        sed -i '/^build = false$/d; /^reason = .not needed by SPDK.$/d' "$2/dpdk/lib/librte_gso/meson.build" &&
+        # The tests as a whole want CUnit. Only bdevperf is built from them, see below.
+        sed -i '/^DIRS-y += test$/d' "$2/Makefile"
+}
+
+# recipe_configure DIR
+recipe_configure() {
+    # shellcheck disable=SC2086 # The options are a list of words.
+    cd "$1" && ./configure $RECIPE_CONFIGURE
+}
+
+# recipe_compile DIR JOBS
+# HAVE_ARC4RANDOM: SPDK and the C library of today both define arc4random.
+# -fcommon and -Wno-error: DPDK 20.05 is older than the compilers of today and their new warnings.
+recipe_compile() {
+    local drivers
+    drivers=$(recipe_drivers) && cd "$1" &&
+        make -j"$2" CC="gcc -DHAVE_ARC4RANDOM" DPDK_DRIVERS="$drivers" \
+            DPDK_CFLAGS="-fPIC -fcommon -Wno-error" &&
+        # The peer that oriel-perf is measured against.
+        make -j"$2" CC="gcc -DHAVE_ARC4RANDOM" -C test/bdev/bdevperf
+}
+
+# recipe_trim DIR FINAL
+# Keeps headers, static libraries and programs. The tree was built under another name, so the few text files that know
+# their own place are told the final one.
+recipe_trim() {
+    local from=$1 to=$2 kept
+    cd "$from" || return
+    kept=$(mktemp -d "$from/kept.XXXXXX") &&
+        mkdir -p "$kept"/{dpdk,isa-l/.libs,test/bdev/bdevperf} &&
+        mv build include mk scripts CONFIG LICENSE "$kept/" &&
+        mv dpdk/build dpdk/license dpdk/VERSION "$kept/dpdk/" &&
+        mv isa-l/.libs/libisal.a "$kept/isa-l/.libs/" &&
+        mv isa-l/include isa-l/LICENSE "$kept/isa-l/" &&
+        mv test/bdev/bdevperf/bdevperf test/bdev/bdevperf/bdevperf.py "$kept/test/bdev/bdevperf/" &&
+        # SPDK v20.07 declares the functions that create a bdev of each kind in headers beside their sources.
+        find lib module -name '*.h' -exec cp --parents -t "$kept" {} + &&
+        find . -mindepth 1 -maxdepth 1 ! -path "./${kept##*/}" -exec rm -rf {} + &&
+        find "$kept" -mindepth 1 -maxdepth 1 -exec mv -t . {} + &&
+        rmdir "$kept" &&
+        # Static linking only: with shared objects beside them, DPDK would load each driver a second time at start.
+        find dpdk/build/lib \( -name '*.so' -o -name '*.so.*' \) -delete &&
+        rm -rf dpdk/build/bin dpdk/build/share dpdk/build/lib/dpdk &&
+        find build/bin build/examples test/bdev/bdevperf -type f -perm -u+x ! -name '*.py' -exec strip --strip-debug {} + &&
+        { grep -rlIF "$from" . || true; } | xargs -r -d '\n' sed -i "s|$from|$to|g"
+}
+
+# recipe_check DIR: names on stdout whatever is missing from a finished tree.
+recipe_check() {
+    local file
+    {
+        printf 'build/lib/libspdk_%s.a\n' nvmf nvme bdev bdev_malloc bdev_null bdev_aio bdev_uring bdev_nvme bdev_error \
+            bdev_delay blob blob_bdev event_bdev event_nvmf env_dpdk rdma sock_posix thread
+        printf 'dpdk/build/lib/librte_%s.a\n' eal ethdev mbuf mempool mempool_ring bus_pci bus_vdev \
+            pmd_af_packet pmd_memif pmd_ring pmd_tap pmd_virtio
+        [ ! -e /usr/include/infiniband/mlx5dv.h ] || echo dpdk/build/lib/librte_pmd_mlx5.a
+        printf '%s\n' isa-l/.libs/libisal.a include/spdk/version.h dpdk/build/include/rte_eal.h \
+            test/bdev/bdevperf/bdevperf build/examples/perf build/examples/identify
+    } | while read -r file; do
+        [ -s "$1/$file" ] || echo "$file"
+    done
+}
