@@ -13,6 +13,7 @@ use crate::config::Create;
 use crate::cores;
 use crate::interrupt::Interrupt;
 use crate::load::workload::Workload;
+use crate::out::say;
 
 /// Measures what an area promises beside its peer or its limit.
 #[derive(Debug, Clone, Args)]
@@ -89,12 +90,13 @@ fn ground(args: &GateArgs) -> Result<bool, AgainstError> {
     };
     let pages = args.no_huge.then_some(Pages::Normal);
     let arena = Arena::open(peer, pages, MEMORY_MIB, interrupt)?;
-    println!("{}", arena.describe());
-    println!(
+    say!("{}", arena.describe());
+    say!(
         "{} rounds of {} s a side, IOPS, median of the rounds' ratios",
-        args.rounds, args.time
+        args.rounds,
+        args.time
     );
-    println!("{}", head());
+    say!("{}", head());
     let mut good = true;
     for check in &GROUND {
         let load = Load {
@@ -112,7 +114,7 @@ fn ground(args: &GateArgs) -> Result<bool, AgainstError> {
         };
         let outcome = arena.compare(&load, args.rounds, &mut |_, _| {})?;
         let (line, passed) = verdict(check.name, &outcome.iops, check.bound);
-        println!("{line}");
+        say!("{line}");
         good &= passed;
     }
     Ok(good)

@@ -5,11 +5,13 @@ mod against;
 mod bdev;
 mod config;
 mod cores;
+mod demo;
 mod gate;
 mod hugepages;
 mod interrupt;
 mod job_file;
 mod load;
+mod out;
 mod report;
 mod size;
 
@@ -33,6 +35,7 @@ struct Cli {
 enum Command {
     Bdev(Box<bdev::args::BdevArgs>),
     Gate(gate::GateArgs),
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,11 +49,14 @@ fn main() -> ExitCode {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .init();
+    if let Err(error) = out::claim(cli.verbose > 0) {
+        eprintln!("oriel-perf: cannot keep SPDK's lines out of standard output: {error}");
+        return ExitCode::FAILURE;
+    }
     let result: Result<ExitCode, Box<dyn Error>> = match &cli.command {
-        Command::Bdev(args) => bdev::run(args)
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+        Command::Bdev(args) => bdev::run(args).map(ended).map_err(Into::into),
         Command::Gate(args) => gate::run(args).map(verdict).map_err(Into::into),
+        Command::Demo(args) => demo::run(args).map(ended).map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("oriel-perf: {}", sentence(error.as_ref()));
@@ -63,6 +69,14 @@ fn verdict(good: bool) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// A run that a signal cut short says so as a shell would.
+fn ended(signal: Option<i32>) -> ExitCode {
+    match signal {
+        None => ExitCode::SUCCESS,
+        Some(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
     }
 }
 

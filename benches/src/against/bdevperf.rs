@@ -21,6 +21,8 @@ pub(crate) struct Dialect {
     pub(crate) has_no_huge: bool,
     /// Later releases time every I/O, and so must whoever is compared to them.
     pub(crate) times_every_io: bool,
+    /// v20.07 reads the older configuration format with `-c`, and JSON with `--json`.
+    pub(crate) json_flag: &'static str,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +165,11 @@ impl Dialect {
             zero_copy_by_default: has("-x ") && usage.contains("disable using zcopy"),
             has_no_huge: usage.contains("--no-huge"),
             times_every_io: has("-l "),
+            json_flag: if has("--json <config>") {
+                "--json"
+            } else {
+                "-c"
+            },
         })
     }
 }
@@ -238,12 +245,14 @@ mod tests {
 
     #[test]
     fn the_usage_text_tells_the_releases_apart() {
-        let old = " -q <depth> io depth\n -o <size>  x\n -w <type> x\n -x     disable using zcopy bdev API for read or write I/O\n";
+        let old = "     --json <config>  JSON config file\n -q <depth> io depth\n -o <size>  x\n -w <type> x\n -x     disable using zcopy bdev API for read or write I/O\n";
         let old = Dialect::from_usage(old).unwrap();
         assert!(old.zero_copy_by_default && !old.has_no_huge && !old.times_every_io);
+        assert_eq!(old.json_flag, "--json");
         let new = "     --no-huge  run without using hugepages\n -q <depth> d\n -o <size> s\n -w <type> t\n -Z   enable using zcopy\n -l    display latency histogram\n";
         let new = Dialect::from_usage(new).unwrap();
         assert!(!new.zero_copy_by_default && new.has_no_huge && new.times_every_io);
+        assert_eq!(new.json_flag, "-c");
         assert_eq!(Dialect::from_usage("usage: cat [FILE]"), None);
     }
 

@@ -193,7 +193,7 @@ impl Arena {
 
     fn our_arguments(&self, load: &Load, config: &Path) -> Vec<String> {
         let mut arguments = vec!["bdev".to_owned(), "--json".to_owned()];
-        arguments.extend(common_arguments(load, config));
+        arguments.extend(common_arguments(load, "-c", config));
         arguments.push(
             if self.pages == Pages::Huge {
                 "--huge"
@@ -209,7 +209,7 @@ impl Arena {
     }
 
     fn their_arguments(&self, load: &Load, config: &Path, socket: &Path) -> Vec<String> {
-        let mut arguments = common_arguments(load, config);
+        let mut arguments = common_arguments(load, self.peer.dialect.json_flag, config);
         arguments.extend(["-r".to_owned(), socket.display().to_string()]);
         if self.peer.dialect.zero_copy_by_default {
             arguments.push("-x".to_owned());
@@ -244,11 +244,11 @@ pub(crate) struct Outcome {
     pub(crate) mibps: Comparison,
 }
 
-/// What both command lines share, letter for letter.
-fn common_arguments(load: &Load, config: &Path) -> Vec<String> {
+/// What both command lines share, letter for letter but for the configuration's.
+fn common_arguments(load: &Load, json_flag: &str, config: &Path) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-    add("-c", config.display().to_string());
+    add(json_flag, config.display().to_string());
     add("-q", load.depth.to_string());
     add("-o", load.io_bytes.to_string());
     add("-w", load.workload.to_string());
@@ -341,25 +341,27 @@ mod tests {
         zero_copy_by_default: true,
         has_no_huge: false,
         times_every_io: false,
+        json_flag: "--json",
     };
     const NEW: Dialect = Dialect {
         zero_copy_by_default: false,
         has_no_huge: true,
         times_every_io: true,
+        json_flag: "-c",
     };
 
     #[test]
     fn both_sides_are_asked_for_the_same_load() {
         let arena = arena(OLD, Pages::Huge);
-        let common = "-c /x/bdev.json -q 32 -o 4096 -w randrw -t 2 -m 0x2 -s 512 -M 70 -T Malloc0";
+        let common = "/x/bdev.json -q 32 -o 4096 -w randrw -t 2 -m 0x2 -s 512 -M 70 -T Malloc0";
         let ours = arena
             .our_arguments(&load(), Path::new("/x/bdev.json"))
             .join(" ");
-        assert_eq!(ours, format!("bdev --json {common} --huge"));
+        assert_eq!(ours, format!("bdev --json -c {common} --huge"));
         let theirs = arena
             .their_arguments(&load(), Path::new("/x/bdev.json"), Path::new("/x/s"))
             .join(" ");
-        assert_eq!(theirs, format!("{common} -r /x/s -x -u"));
+        assert_eq!(theirs, format!("--json {common} -r /x/s -x -u"));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::against::ratio::Comparison;
 use crate::against::{AgainstError, Arena, Load, Pages};
 use crate::interrupt::Interrupt;
 use crate::load::workload::Workload;
+use crate::out::{self, say};
 use crate::report::{self, Report};
 
 #[derive(Debug, thiserror::Error)]
@@ -42,11 +43,10 @@ pub(crate) enum BdevError {
         "{0} has no counterpart in bdevperf, so there is nothing to compare: leave it out, or leave --against out"
     )]
     NotComparable(&'static str),
-    #[error("stopped by signal {0} before the time was up")]
-    Signal(i32),
 }
 
-pub(crate) fn run(args: &BdevArgs) -> Result<(), BdevError> {
+/// The signal that ended it, if one did.
+pub(crate) fn run(args: &BdevArgs) -> Result<Option<i32>, BdevError> {
     let plan = plan::plan(args)?;
     if args.read_percent.is_some()
         && args.job_file.is_none()
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &BdevArgs) -> Result<(), BdevError> {
         eprintln!("oriel-perf: -M is only looked at with -w rw or randrw");
     }
     match &args.against {
-        Some(peer) => against(args, plan, peer),
+        Some(peer) => against(args, plan, peer).map(|()| None),
         None => load(args, plan),
     }
 }
@@ -86,7 +86,7 @@ fn pages(args: &BdevArgs) -> Option<Pages> {
     }
 }
 
-fn load(args: &BdevArgs, plan: Plan) -> Result<(), BdevError> {
+fn load(args: &BdevArgs, plan: Plan) -> Result<Option<i32>, BdevError> {
     let options = options(args, plan.jobs.len());
     let ground = Ground {
         cores: plan.cores,
@@ -102,7 +102,7 @@ fn load(args: &BdevArgs, plan: Plan) -> Result<(), BdevError> {
         .len();
     let (results, signal) = with_session(ground, async move |session| {
         if !json {
-            println!("Running I/O for {} seconds...", options.time.as_secs());
+            say!("Running I/O for {} seconds...", options.time.as_secs());
         }
         let mut ticker = Ticker::new(period.filter(|_| !json), &jobs);
         session
@@ -116,12 +116,12 @@ fn load(args: &BdevArgs, plan: Plan) -> Result<(), BdevError> {
         core_count,
     };
     if json {
-        println!(
+        say!(
             "{}",
             serde_json::to_string_pretty(&report).expect("a report is plain data")
         );
     } else {
-        print!("{}", report.table());
+        out::write(format_args!("{}", report.table()));
         print_sampling_note(args);
     }
     if let Some((bdev, error)) = report.failure() {
@@ -130,15 +130,12 @@ fn load(args: &BdevArgs, plan: Plan) -> Result<(), BdevError> {
             error: error.to_owned(),
         });
     }
-    match signal {
-        Some(signal) => Err(BdevError::Signal(signal)),
-        None => Ok(()),
-    }
+    Ok(signal)
 }
 
 fn print_sampling_note(args: &BdevArgs) {
     if !args.times_every_io() && args.timeout.is_none() {
-        println!(
+        say!(
             "\n Latency is that of one I/O in {}; -l times every one and adds percentiles.",
             job::SAMPLE_EVERY
         );
@@ -179,13 +176,13 @@ impl Ticker {
             let mibps = iops * *io_bytes as f64 / f64::from(1 << 20);
             let failed = per_second(progress.failed.load(Ordering::Relaxed));
             let late = per_second(progress.timed_out.load(Ordering::Relaxed));
-            println!(
+            say!(
                 "{}",
                 report::live_row(name, seconds, [iops, mibps], [failed, late])
             );
             total = (total.0 + iops, total.1 + mibps);
         }
-        println!(
+        say!(
             "{}",
             report::live_row("Total", seconds, [total.0, total.1], [0.0, 0.0])
         );
@@ -226,16 +223,20 @@ fn against(args: &BdevArgs, plan: Plan, peer: &std::path::Path) -> Result<(), Bd
         plan.memory_mib,
         interrupt,
     )?;
-    println!("{}", arena.describe());
-    println!(
+    say!("{}", arena.describe());
+    say!(
         "{:>5} {:>14} {:>14} {:>7}",
-        "round", "ours IOPS", "theirs IOPS", "ratio"
+        "round",
+        "ours IOPS",
+        "theirs IOPS",
+        "ratio"
     );
     let outcome = arena.compare(&load, args.rounds, &mut |round, sides| {
         let ratio = sides.ours.iops / sides.theirs.iops;
-        println!(
+        say!(
             "{round:>5} {:>14.2} {:>14.2} {ratio:>7.3}",
-            sides.ours.iops, sides.theirs.iops
+            sides.ours.iops,
+            sides.theirs.iops
         );
     })?;
     let Comparison {
@@ -245,12 +246,13 @@ fn against(args: &BdevArgs, plan: Plan, peer: &std::path::Path) -> Result<(), Bd
         ratio_min,
         ratio_max,
     } = outcome.iops;
-    println!(
+    say!(
         "IOPS  {ours:>14.2} {theirs:>14.2} {ratio:>7.3}  (median of the rounds; ratio from {ratio_min:.3} to {ratio_max:.3})"
     );
-    println!(
+    say!(
         "MiB/s {:>14.2} {:>14.2}",
-        outcome.mibps.ours, outcome.mibps.theirs
+        outcome.mibps.ours,
+        outcome.mibps.theirs
     );
     Ok(())
 }

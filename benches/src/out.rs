@@ -1,0 +1,50 @@
+//! Standard output, kept to what this program says.
+//!
+//! SPDK and DPDK print to standard output as they start, and C's buffers may
+//! hold it back until the very end, so it would land inside or after a table,
+//! or spoil JSON. Descriptor 1 is therefore theirs, and leads nowhere unless
+//! somebody asked to see it; what this program prints goes to a copy of the
+//! descriptor that it was started with.
+
+use std::fmt::Arguments;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+
+static OUT: OnceLock<File> = OnceLock::new();
+
+/// To be called once, before SPDK starts.
+pub(crate) fn claim(show_theirs: bool) -> io::Result<()> {
+    let ours = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if show_theirs {
+        rustix::stdio::dup2_stdout(io::stderr())?;
+    } else {
+        rustix::stdio::dup2_stdout(File::create("/dev/null")?)?;
+    }
+    OUT.get_or_init(|| ours);
+    Ok(())
+}
+
+/// Writes text as it is. Whoever closed the other end does not want to hear
+/// more, so an error is not worth ending a measurement for.
+pub(crate) fn write(text: Arguments<'_>) {
+    let written = match OUT.get() {
+        Some(mut out) => out.write_all(text.to_string().as_bytes()),
+        None => io::stdout().write_fmt(text),
+    };
+    drop(written);
+}
+
+pub(crate) fn is_terminal() -> bool {
+    OUT.get().is_some_and(File::is_terminal)
+}
+
+/// `println!` to where this program's output belongs.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::out::write(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+pub(crate) use say;
