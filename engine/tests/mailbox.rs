@@ -2,6 +2,8 @@
 //! what ThreadSanitizer looks at; every interleaving of small scenes is loom's
 //! part (`src/mailbox/loom_tests.rs`).
 #![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Reactors on several threads, without SPDK: this is what ThreadSanitizer sees.
 #![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,5 +1,7 @@
 //! Signals and exit statuses, each scene in a process of its own.
 #![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};

@@ -1,6 +1,8 @@
 //! Reactors on SPDK's threads: the executor, SPDK's messages and pollers, and
 //! block I/O from tasks. Each test in a process of its own, unprivileged.
 #![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::rc::Rc;

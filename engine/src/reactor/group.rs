@@ -43,6 +43,9 @@ pub struct Backoff {
     pub sleep_max: Duration,
 }
 
+/// Called on the watchdog's own thread.
+pub type OnHeld = Arc<dyn Fn(&Held) + Send + Sync>;
+
 /// How reactors run.
 #[derive(Clone)]
 pub struct ReactorConfig {
@@ -53,7 +56,7 @@ pub struct ReactorConfig {
     /// How long one thing may hold a reactor before the watchdog names it.
     pub held_limit: Duration,
     /// What the watchdog does then; `None` logs a warning.
-    pub on_held: Option<Arc<dyn Fn(&Held) + Send + Sync>>,
+    pub on_held: Option<OnHeld>,
     /// Sleep when idle; `None` never sleeps.
     pub backoff: Option<Backoff>,
     /// How long stopping may take.

@@ -39,7 +39,7 @@ mod watchdog;
 mod tests;
 
 pub use executor::{JoinHandle, NoTaskSlot};
-pub use group::{Backoff, Finished, Hanging, ReactorConfig, RunError, start};
+pub use group::{Backoff, Finished, Hanging, OnHeld, ReactorConfig, RunError, start};
 pub use handle::{CoreId, ReactorHandle, RemoteError, RemoteHandle, SpawnError};
 pub use local::{
     StopRequested, attach, attach_mailbox, current_core, handle, spawn_local, stop_requested,
