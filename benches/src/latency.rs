@@ -22,8 +22,8 @@ use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 use oriel_engine::mailbox::mailbox;
 use oriel_engine::reactor::{
-    CoreId, OsThreads, ReactorConfig, RemoteError, RunError, attach, attach_mailbox, pin_to,
-    sleep, spawn_local, start, yield_now,
+    CoreId, OsThreads, ReactorConfig, RemoteError, RunError, attach, attach_mailbox, pin_to, sleep,
+    spawn_local, start, yield_now,
 };
 use oriel_spdk::env::EnvError;
 use oriel_spdk::thread::ThreadError;
@@ -55,7 +55,10 @@ pub(crate) enum LatencyError {
     #[error("two cores are needed and {cores} were named or are there: name two with --cores")]
     NotTwoCores { cores: CoreSet },
     #[error("cannot pin a thread to core {core}: is it there, and may this process use it?")]
-    Pin { core: CoreId, source: std::io::Error },
+    Pin {
+        core: CoreId,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Reactors(#[from] RunError),
     #[error(transparent)]
@@ -83,7 +86,10 @@ pub(crate) fn run(args: &ReactorArgs) -> Result<(), LatencyError> {
         return Err(LatencyError::NotTwoCores { cores });
     };
     pin_to(main).map_err(|source| LatencyError::Pin { core: main, source })?;
-    println!("cores {main} and {other}, {} rounds of {} samples", args.rounds, args.samples);
+    println!(
+        "cores {main} and {other}, {} rounds of {} samples",
+        args.rounds, args.samples
+    );
     println!("{:<58}{:>10}{:>10}", "ns", "median", "p99");
     print_samples("clock read, part of every sample below", &clock_cost(args));
 
@@ -97,7 +103,9 @@ pub(crate) fn run(args: &ReactorArgs) -> Result<(), LatencyError> {
 
     let (mut hop, mut spawned, mut woken) = (samples(), samples(), samples());
     for _ in 0..args.rounds {
-        woken.add(wake_ups(main, args.samples)?).expect("equal bounds");
+        woken
+            .add(wake_ups(main, args.samples)?)
+            .expect("equal bounds");
         let (hops, spawns) = reactor_round_trips(main, other, args.samples)?;
         hop.add(hops).expect("equal bounds");
         spawned.add(spawns).expect("equal bounds");
@@ -300,19 +308,9 @@ fn wake_ups(main: CoreId, count: u32) -> Result<Samples, LatencyError> {
             begun.set(Instant::now());
             signal.raise();
         }
-        into.take_samples()
+        into.replace(samples())
     });
     Ok(finished?.value)
-}
-
-trait TakeSamples {
-    fn take_samples(&self) -> Samples;
-}
-
-impl TakeSamples for Rc<RefCell<Samples>> {
-    fn take_samples(&self) -> Samples {
-        self.replace(samples())
-    }
 }
 
 /// A message to the other reactor, answered by its handler, which wakes the task
@@ -323,37 +321,41 @@ fn reactor_round_trips(
     count: u32,
 ) -> Result<(Samples, Samples), LatencyError> {
     let threads = OsThreads::pinned([main, other]);
-    let finished = start(threads, ReactorConfig::default(), move |reactors| async move {
-        let signal = Rc::new(Signal::default());
-        let raised = signal.clone();
-        let answers = attach_mailbox::<u64>(SLOTS, move |_| raised.raise());
-        let requests = reactors
-            .spawn(other, "attach", move || async move {
-                attach_mailbox::<u64>(SLOTS, move |message| {
-                    answers.send(message).expect("one message at a time fits");
+    let finished = start(
+        threads,
+        ReactorConfig::default(),
+        move |reactors| async move {
+            let signal = Rc::new(Signal::default());
+            let raised = signal.clone();
+            let answers = attach_mailbox::<u64>(SLOTS, move |_| raised.raise());
+            let requests = reactors
+                .spawn(other, "attach", move || async move {
+                    attach_mailbox::<u64>(SLOTS, move |message| {
+                        answers.send(message).expect("one message at a time fits");
+                    })
                 })
-            })
-            .expect("the inbox is empty")
-            .await?;
-        let (mut hops, mut spawns) = (samples(), samples());
-        for number in 0..WARM_UP + count as usize {
-            let begun = Instant::now();
-            requests.send(1).expect("one message at a time fits");
-            signal.raised().await;
-            if number >= WARM_UP {
-                record(&mut hops, begun.elapsed());
+                .expect("the inbox is empty")
+                .await?;
+            let (mut hops, mut spawns) = (samples(), samples());
+            for number in 0..WARM_UP + count as usize {
+                let begun = Instant::now();
+                requests.send(1).expect("one message at a time fits");
+                signal.raised().await;
+                if number >= WARM_UP {
+                    record(&mut hops, begun.elapsed());
+                }
             }
-        }
-        for number in 0..WARM_UP + count as usize {
-            let begun = Instant::now();
-            let there = reactors.spawn(other, "answer", || async { 1u64 });
-            there.expect("one at a time fits").await?;
-            if number >= WARM_UP {
-                record(&mut spawns, begun.elapsed());
+            for number in 0..WARM_UP + count as usize {
+                let begun = Instant::now();
+                let there = reactors.spawn(other, "answer", || async { 1u64 });
+                there.expect("one at a time fits").await?;
+                if number >= WARM_UP {
+                    record(&mut spawns, begun.elapsed());
+                }
             }
-        }
-        Ok((hops, spawns))
-    });
+            Ok((hops, spawns))
+        },
+    );
     finished?.value
 }
 
