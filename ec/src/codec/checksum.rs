@@ -31,6 +31,20 @@ impl Crc32c {
         Self(!portable::crc32c(!self.0, bytes))
     }
 
+    /// The checksum of the XOR of some inputs, without looking at it: `before` and `after` are the inputs' checksums before
+    /// and after their last `length` bytes, `own` is the sum's own before those bytes.
+    pub(super) fn of_sum(before: &[Self], after: &[Self], own: Self, length: usize) -> Self {
+        // The state after some bytes is the state before, moved on over as many zeros, XOR a function of the bytes alone
+        // that is linear. So the bytes' part of the sum is the XOR of the inputs' parts.
+        let state = |sum: &Self| !sum.0;
+        let start = before
+            .iter()
+            .map(state)
+            .fold(state(&own), |sum, state| sum ^ state);
+        let end = after.iter().map(state).fold(0, |sum, state| sum ^ state);
+        Self(!(end ^ portable::over_zeros(start, length)))
+    }
+
     /// The checksum with this value, for example one read from a journal.
     pub const fn from_value(value: u32) -> Self {
         Self(value)

@@ -13,6 +13,7 @@ mod gf;
 mod isa;
 #[expect(unsafe_code, reason = "the calls of ISA-L, each with its proof")]
 mod isal;
+mod pass;
 mod portable;
 mod stream;
 
@@ -326,72 +327,6 @@ impl Codec {
         place
     }
 
-    /// Codes buffers of one length, tile by tile, and carries the checksums of inputs and outputs along.
-    fn code(
-        &self,
-        prepared: &Prepared,
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
-        mut checksums: Option<&mut [Crc32c]>,
-    ) {
-        let length = inputs.first().map_or(0, |input| input.len());
-        let tile = tile_length(inputs.len() + outputs.len());
-        let mut at = 0;
-        while at < length {
-            let range = at..length.min(at + tile);
-            match self.kernel {
-                Some(kernel) => kernel.encode(&prepared.tables, inputs, outputs, range.clone()),
-                None => portable::combine(
-                    &prepared.coefficients,
-                    inputs.len(),
-                    0,
-                    inputs,
-                    outputs,
-                    range.clone(),
-                    false,
-                ),
-            }
-            if let Some(checksums) = checksums.as_deref_mut() {
-                let written = outputs.iter().map(|output| &**output);
-                for (checksum, buffer) in checksums
-                    .iter_mut()
-                    .zip(inputs.iter().copied().chain(written))
-                {
-                    *checksum = self.checksum(*checksum, &buffer[range.clone()]);
-                }
-            }
-            at = range.end;
-        }
-    }
-
-    /// Adds one data shard's piece to the parity at the same offsets.
-    fn add(&self, shard: usize, piece: &[u8], parity: &mut [&mut [u8]]) {
-        let columns = self.scheme.data_shards();
-        let prepared = &self.widths[columns - 1];
-        match self.kernel {
-            Some(kernel) => kernel.update(&prepared.tables, columns, shard, piece, parity),
-            None => {
-                portable::combine(
-                    &prepared.coefficients,
-                    columns,
-                    shard,
-                    &[piece],
-                    parity,
-                    0..piece.len(),
-                    true,
-                );
-            }
-        }
-    }
-
-    fn checksum(&self, before: Crc32c, bytes: &[u8]) -> Crc32c {
-        if self.kernel.is_some() {
-            before.and(bytes)
-        } else {
-            before.and_portable(bytes)
-        }
-    }
-
     fn check_buffers(
         &self,
         data: &[&[u8]],
@@ -484,9 +419,4 @@ fn check_lengths(
         }
     }
     Ok(())
-}
-
-/// The bytes of each of so many buffers in one tile: whole blocks, which prefetchers like.
-fn tile_length(buffers: usize) -> usize {
-    (TILE_BYTES / buffers) & !(BLOCK_BYTES as usize - 1)
 }

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::gf::REDUCED;
+use crate::limits::PARITY_SHARDS_MAX;
 
 /// The bytes that are coded together: a few vector registers of any machine.
 const CHUNK: usize = 64;
@@ -23,35 +24,45 @@ pub(super) fn combine(
     let mut at = range.start;
     while at < range.end {
         let len = CHUNK.min(range.end - at);
-        for (row, output) in outputs.iter_mut().enumerate() {
-            let output = &mut output[at..at + len];
-            let mut sum = [0u8; CHUNK];
-            if keep {
-                sum[..len].copy_from_slice(output);
+        let mut sums = [[0u8; CHUNK]; PARITY_SHARDS_MAX];
+        if keep {
+            for (sum, output) in sums.iter_mut().zip(&*outputs) {
+                sum[..len].copy_from_slice(&output[at..at + len]);
             }
-            for (column, input) in inputs.iter().enumerate() {
-                let mut power = [0u8; CHUNK];
-                power[..len].copy_from_slice(&input[at..at + len]);
-                add_product(&mut sum, power, coefficients[row * stride + first + column]);
+        }
+        for (column, input) in inputs.iter().enumerate() {
+            let mut power = [0u8; CHUNK];
+            power[..len].copy_from_slice(&input[at..at + len]);
+            let mut factors = [0u8; PARITY_SHARDS_MAX];
+            for (row, factor) in factors[..outputs.len()].iter_mut().enumerate() {
+                *factor = coefficients[row * stride + first + column];
             }
-            output.copy_from_slice(&sum[..len]);
+            add_products(&mut sums, power, factors);
+        }
+        for (sum, output) in sums.iter().zip(&mut *outputs) {
+            output[at..at + len].copy_from_slice(&sum[..len]);
         }
         at += len;
     }
 }
 
-/// Adds `power` times `coefficient`: for each bit of the coefficient that is set, one doubling more of the input.
+/// Adds `power` times each factor to its sum: for each bit that is set, one doubling more of the input, which all sums share.
 #[inline(always)]
-fn add_product(sum: &mut [u8; CHUNK], mut power: [u8; CHUNK], coefficient: u8) {
-    let mut rest = coefficient;
+fn add_products(
+    sums: &mut [[u8; CHUNK]; PARITY_SHARDS_MAX],
+    mut power: [u8; CHUNK],
+    mut factors: [u8; PARITY_SHARDS_MAX],
+) {
     loop {
-        if rest & 1 == 1 {
-            for (sum, power) in sum.iter_mut().zip(&power) {
-                *sum ^= power;
+        for (sum, factor) in sums.iter_mut().zip(&mut factors) {
+            if *factor & 1 == 1 {
+                for (sum, power) in sum.iter_mut().zip(&power) {
+                    *sum ^= power;
+                }
             }
+            *factor >>= 1;
         }
-        rest >>= 1;
-        if rest == 0 {
+        if factors == [0; PARITY_SHARDS_MAX] {
             return;
         }
         for byte in &mut power {
@@ -109,4 +120,61 @@ pub(super) fn crc32c(mut state: u32, bytes: &[u8]) -> u32 {
         state = state >> 8 ^ TABLES[0][((state ^ u32::from(*byte)) & 0xff) as usize];
     }
     state
+}
+
+/// `SHIFTS[n]` is x to the power 8 * 2^n modulo the polynomial: what 2^n zero bytes multiply a state by.
+const SHIFTS: [u32; 32] = {
+    let mut shifts = [0u32; 32];
+    // x^8; the bits are reversed, so that x^0 is the highest.
+    shifts[0] = 1 << 23;
+    let mut at = 1;
+    while at < 32 {
+        shifts[at] = polynomial_product(shifts[at - 1], shifts[at - 1]);
+        at += 1;
+    }
+    shifts
+};
+
+/// The product of two polynomials modulo CRC32C's.
+const fn polynomial_product(a: u32, mut b: u32) -> u32 {
+    let mut sum = 0;
+    let mut bit = 32;
+    while bit > 0 {
+        bit -= 1;
+        if a >> bit & 1 == 1 {
+            sum ^= b;
+        }
+        b = if b & 1 == 1 {
+            b >> 1 ^ CASTAGNOLI
+        } else {
+            b >> 1
+        };
+    }
+    sum
+}
+
+/// Carries the state of a CRC32C over `length` zero bytes.
+pub(super) fn over_zeros(state: u32, length: usize) -> u32 {
+    if state == 0 {
+        return 0;
+    }
+    let powers = SHIFTS
+        .iter()
+        .enumerate()
+        .filter(|(power, _)| length >> power & 1 == 1);
+    powers.fold(state, |state, (_, shift)| polynomial_product(*shift, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_skipped_as_if_they_were_read() {
+        for length in [0, 1, 2, 3, 64, 1000, 4096, 20_480, 65_537] {
+            for state in [0, 1, !0, 0x1234_5678] {
+                assert_eq!(over_zeros(state, length), crc32c(state, &vec![0; length]));
+            }
+        }
+    }
 }

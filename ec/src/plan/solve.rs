@@ -14,8 +14,9 @@
 //! parity   |=========|=========|
 //! ```
 //!
-//! Shards to read are added one by one, the tail stripe's first: the shards that can serve a tail are some of those that
-//! can serve whole stripes, so serving the narrower need first never adds a shard too many.
+//! Shards to read are added one by one, data before parity, until every band is served. The order of runs does not
+//! matter: of the k shards that serve whole stripes at most k - d hold nothing of a tail with d data shards, so that at
+//! least d of them serve the tail too.
 
 use arrayvec::ArrayVec;
 
@@ -257,22 +258,16 @@ fn choose_shards(runs: &Runs, choice: &Choice<'_>) -> Result<ShardSet, PlanError
     } else {
         choice.usable
     };
-    // The tail stripe comes last.
-    for run in runs.iter().rev() {
+    for run in runs {
         let lost = run.wanted().minus(choice.usable);
         let hull = run.hull(if choice.spare { run.wanted() } else { lost });
         for band in bands(run.shape, hull) {
             let needed = band.width + usize::from(choice.spare);
             while chosen.intersection(band.members).len() < needed {
                 let more = band.members.intersection(choice.usable).minus(chosen);
-                let best = more.iter().min_by_key(|shard| {
-                    let stored = if choice.check == Check::Units {
-                        run.shape.stored(*shard)
-                    } else {
-                        0
-                    };
-                    (choice.rank(*shard), stored, *shard)
-                });
+                let best = more
+                    .iter()
+                    .min_by_key(|shard| (choice.rank(*shard), *shard));
                 let Some(best) = best else {
                     let left = band.members.intersection(choice.usable);
                     return Err(PlanError::TooManyLost {

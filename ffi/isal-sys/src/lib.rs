@@ -19,6 +19,8 @@
 // Without this line the linker would not see the archive inside the upstream rlib.
 extern crate isal_upstream as _;
 
+pub mod bare;
+
 use std::ffi::c_int;
 
 /// The most bytes that any instruction set writes into a table for one coefficient.

@@ -197,3 +197,40 @@ fn checksums_give_the_published_check_values() {
     let t10 = unsafe { crc16_t10dif(0, input.as_ptr(), input.len() as u64) };
     assert_eq!(t10, 0xD0DB);
 }
+
+#[test]
+fn bare_calls_compute_the_same_in_every_set() {
+    use bare::{Bare, Set};
+    let matrix = matrix();
+    let data: Vec<Vec<u8>> = (0..K).map(|shard| vec![shard as u8 * 3 + 1; LEN]).collect();
+    let inputs: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let sets = [
+        Set::Dispatched,
+        Set::Avx2,
+        Set::Avx512,
+        Set::Avx2Gfni,
+        Set::Avx512Gfni,
+    ];
+    for set in sets {
+        let Some(bare) = Bare::new(set, K, M, &matrix[K * K..]) else {
+            continue;
+        };
+        let mut encoded = vec![vec![0xAAu8; LEN]; M];
+        let mut outputs: Vec<&mut [u8]> = encoded.iter_mut().map(Vec::as_mut_slice).collect();
+        bare.encode(&inputs, &mut outputs);
+        let mut updated = vec![vec![0u8; LEN]; M];
+        let mut outputs: Vec<&mut [u8]> = updated.iter_mut().map(Vec::as_mut_slice).collect();
+        for (column, input) in inputs.iter().enumerate() {
+            bare.update(column, input, &mut outputs);
+        }
+        for (row, parity) in encoded.iter().enumerate() {
+            let coefficients = &matrix[(K + row) * K..][..K];
+            let want = coefficients
+                .iter()
+                .zip(&data)
+                .fold(0, |sum, (c, shard)| sum ^ gf_mul(*c, shard[0]));
+            assert!(parity.iter().all(|byte| *byte == want), "{set:?}");
+        }
+        assert!(encoded == updated, "{set:?}");
+    }
+}
