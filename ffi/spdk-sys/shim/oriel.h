@@ -195,4 +195,6 @@ void oriel_io_get(struct spdk_bdev_io *io, struct oriel_io *out);
 void oriel_io_complete(struct spdk_bdev_io *io, bool success);
 void oriel_io_complete_nvme(struct spdk_bdev_io *io, uint32_t cdw0, int sct, int sc);
 
+#include "oriel_nvmf.h"
+
 #endif

@@ -32,6 +32,7 @@ pub mod env;
 pub mod isolate;
 pub mod limits;
 mod log;
+pub mod nvmf;
 mod oneshot;
 pub mod pci;
 pub mod rpc;

@@ -21,5 +21,18 @@ pub const RPC_REPLY_BYTES_MAX: usize = 64 << 20;
 /// The block size that SPDK's devices here accept: powers of two from 512 B to 64 KiB.
 pub const BLOCK_SIZE_MAX: u32 = 64 << 10;
 
+/// The longest NVMe qualified name, without the NUL (NVMe base specification, 4.7).
+pub const NQN_BYTES_MAX: usize = 223;
+
+/// A subsystem's serial number (SN of Identify Controller).
+pub const SERIAL_BYTES_MAX: usize = 20;
+
+/// A subsystem's model number (MN of Identify Controller).
+pub const MODEL_BYTES_MAX: usize = 40;
+
+/// How long a subsystem of an NVMe-oF target may take to change its state: it waits for commands in
+/// flight, so a block device that never answers would hold it forever.
+pub const SUBSYSTEM_CHANGE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
 const _: () = assert!(MEMORY_MIN_HUGE_MIB <= MEMORY_MIN_NO_HUGE_MIB);
 const _: () = assert!(BLOCK_SIZE_MAX.is_power_of_two());

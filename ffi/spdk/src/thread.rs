@@ -223,6 +223,18 @@ impl Home {
         }))
     }
 
+    /// The thread, for sending it messages.
+    pub(crate) fn as_non_null(self) -> NonNull<sys::spdk_thread> {
+        self.0
+    }
+
+    /// Whether this thread is current.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        // SAFETY: reads a thread-local.
+        unsafe { sys::spdk_get_thread() == self.0.as_ptr() }
+    }
+
     /// Runs `f` with this thread current. The caller is on the right OS thread because whoever
     /// holds a `Home` is not `Send`.
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {

@@ -1,0 +1,122 @@
+//! Who may connect to a subsystem.
+
+use std::ffi::{CString, c_int};
+use std::io;
+use std::ptr;
+
+use oriel_spdk_sys as sys;
+use thiserror::Error;
+
+use super::nqn::Nqn;
+use super::subsystem::{Quiet, Subsystem};
+use crate::SPDK_RELEASE;
+
+/// DH-HMAC-CHAP keys, by their names in SPDK's keyring. From v24.05.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhChap {
+    /// The key by which the host proves who it is.
+    pub host_key: String,
+    /// The key by which the subsystem proves who it is, if the host asks.
+    pub controller_key: Option<String>,
+}
+
+/// Why the list of hosts was not changed.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostError {
+    /// Too old a release.
+    #[error(
+        "the linked SPDK v{release} has no DH-HMAC-CHAP: allow the host without keys, or link v24.05 or newer"
+    )]
+    NoDhChap {
+        /// The release.
+        release: &'static str,
+    },
+    /// No such key.
+    #[error(
+        "SPDK's keyring lacks one of the keys that {host} is to use: add them to the keyring first"
+    )]
+    NoKey {
+        /// The host.
+        host: Nqn,
+    },
+    /// Not in the list.
+    #[error("{host} is not among the hosts that the subsystem allows")]
+    NotAllowed {
+        /// The host.
+        host: Nqn,
+    },
+    /// SPDK refused.
+    #[error("the hosts of the subsystem could not be changed ({})", io::Error::from_raw_os_error(*errno))]
+    Failed {
+        /// The positive errno.
+        errno: i32,
+    },
+}
+
+fn checked(rc: c_int) -> Result<(), HostError> {
+    match rc {
+        0 => Ok(()),
+        rc => Err(HostError::Failed { errno: rc.abs() }),
+    }
+}
+
+impl<S: Quiet> Subsystem<S> {
+    /// Allows every host, or only those of the list.
+    pub fn allow_any_host(&self, allow: bool) -> Result<(), HostError> {
+        // SAFETY: the subsystem exists and is quiet (S: Quiet); this is its thread (not Send).
+        checked(
+            self.enter(|raw| unsafe { sys::spdk_nvmf_subsystem_set_allow_any_host(raw, allow) }),
+        )
+    }
+
+    /// Adds a host to the list. One that is in it stays as it is.
+    pub fn add_host(&self, host: &Nqn) -> Result<(), HostError> {
+        self.add(host, None)
+    }
+
+    /// Adds a host that must authenticate.
+    pub fn add_host_with_keys(&self, host: &Nqn, keys: &DhChap) -> Result<(), HostError> {
+        self.add(host, Some(keys))
+    }
+
+    fn add(&self, host: &Nqn, keys: Option<&DhChap>) -> Result<(), HostError> {
+        let no_key = || HostError::NoKey { host: host.clone() };
+        let text = |name: &String| CString::new(name.as_str()).map_err(|_| no_key());
+        let host_key = keys.map(|keys| text(&keys.host_key)).transpose()?;
+        let controller_key = keys.and_then(|keys| keys.controller_key.as_ref());
+        let controller_key = controller_key.map(text).transpose()?;
+        let pointer = |key: &Option<CString>| key.as_ref().map_or(ptr::null(), |key| key.as_ptr());
+        let nqn = host.to_c();
+        let rc = self.enter(|raw| {
+            // SAFETY: as in allow_any_host; SPDK copies the name and takes references to the keys.
+            unsafe {
+                sys::oriel_nvmf_add_host(
+                    raw,
+                    nqn.as_ptr(),
+                    pointer(&host_key),
+                    pointer(&controller_key),
+                )
+            }
+        });
+        match -rc {
+            libc::ENOTSUP => Err(HostError::NoDhChap {
+                release: SPDK_RELEASE,
+            }),
+            libc::ENOKEY => Err(no_key()),
+            _ => checked(rc),
+        }
+    }
+
+    /// Takes a host out of the list. Connections that it has stay until they end.
+    pub fn remove_host(&self, host: &Nqn) -> Result<(), HostError> {
+        let nqn = host.to_c();
+        // SAFETY: as in allow_any_host.
+        let rc =
+            self.enter(|raw| unsafe { sys::spdk_nvmf_subsystem_remove_host(raw, nqn.as_ptr()) });
+        match -rc {
+            libc::ENOENT => Err(HostError::NotAllowed { host: host.clone() }),
+            _ => checked(rc),
+        }
+    }
+}
