@@ -5,6 +5,7 @@
 #include "spdk/thread.h"
 #include "spdk/uuid.h"
 #include "oriel.h"
+#include "event.h"
 #include "io_type.h"
 
 struct event_sink {
@@ -16,15 +17,9 @@ static void
 bdev_event(enum spdk_bdev_event_type type, struct spdk_bdev *bdev, void *arg)
 {
 	struct event_sink *sink = arg;
-	int event = ORIEL_BDEV_OTHER;
 
 	(void)bdev;
-	if (type == SPDK_BDEV_EVENT_REMOVE) {
-		event = ORIEL_BDEV_REMOVED;
-	} else if (type == SPDK_BDEV_EVENT_RESIZE) {
-		event = ORIEL_BDEV_RESIZED;
-	}
-	sink->fn(sink->ctx, event);
+	sink->fn(sink->ctx, event_from_spdk(type));
 }
 
 int

@@ -196,5 +196,6 @@ void oriel_io_complete(struct spdk_bdev_io *io, bool success);
 void oriel_io_complete_nvme(struct spdk_bdev_io *io, uint32_t cdw0, int sct, int sc);
 
 #include "oriel_nvmf.h"
+#include "oriel_blob.h"
 
 #endif

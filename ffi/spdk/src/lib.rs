@@ -25,6 +25,7 @@
 //! single-threaded executor can run them, [`block_on`] among them.
 
 pub mod bdev;
+pub mod blob;
 pub mod cores;
 pub mod device;
 pub mod dma;

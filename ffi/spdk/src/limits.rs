@@ -34,5 +34,23 @@ pub const MODEL_BYTES_MAX: usize = 40;
 /// flight, so a block device that never answers would hold it forever.
 pub const SUBSYSTEM_CHANGE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// The cluster size of a blobstore, unless another is asked for.
+pub const CLUSTER_BYTES_DEFAULT: u32 = 1 << 20;
+
+/// What a blobstore's channel can do at once, in SPDK's units.
+pub const BLOB_CHANNEL_OPS: u32 = 1024;
+
+/// Data requests of a blobstore in flight. One takes up to two of SPDK's units (it may cross
+/// clusters), and a metadata operation must always find some: SPDK loses clusters if it does not.
+pub const BLOB_REQUESTS_IN_FLIGHT_MAX: usize = 448;
+
+/// An attribute of a blob with its name: it must fit a metadata page.
+pub const XATTR_BYTES_MAX: usize = 4000;
+
+/// How long SPDK may take to let go of a device on which a blobstore could not be loaded.
+pub const BLOB_DEVICE_RELEASE_LIMIT: std::time::Duration = std::time::Duration::from_millis(500);
+
+const _: () = assert!(2 * BLOB_REQUESTS_IN_FLIGHT_MAX + 64 <= BLOB_CHANNEL_OPS as usize);
+const _: () = assert!(XATTR_BYTES_MAX < 4096 - 32);
 const _: () = assert!(MEMORY_MIN_HUGE_MIB <= MEMORY_MIN_NO_HUGE_MIB);
 const _: () = assert!(BLOCK_SIZE_MAX.is_power_of_two());

@@ -5,7 +5,7 @@
 //! alone, and its buffer is freed when the device is done with it.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -57,8 +57,54 @@ impl Drop for Waiting<'_> {
     }
 }
 
-type Submit =
-    fn(&Channel, Box<PooledIo>, BlockRange) -> Result<(), Rejected<Pending, Option<DmaBuf>>>;
+/// Finished requests of the asynchronous methods, kept for the next ones.
+#[derive(Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "the box itself travels through SPDK; unboxing would allocate it anew"
+)]
+pub(crate) struct IdleRequests(RefCell<Vec<Box<PooledIo>>>);
+
+impl IdleRequests {
+    fn take(&self) -> Box<PooledIo> {
+        let idle = self.0.borrow_mut().pop();
+        idle.unwrap_or_else(|| {
+            Io::new(
+                None,
+                Pending {
+                    slot: Rc::default(),
+                },
+            )
+        })
+    }
+
+    fn keep(&self, io: Box<PooledIo>) {
+        let mut idle = self.0.borrow_mut();
+        if idle.len() < ASYNC_REQUESTS_KEPT_PER_CHANNEL {
+            idle.push(io);
+        }
+    }
+}
+
+/// What asynchronous requests can be sent to.
+pub(crate) trait Target {
+    /// Its idle requests.
+    fn idle(&self) -> &IdleRequests;
+    /// Ready when it can take a request again, after a [`Rejection::NoRoom`].
+    fn room(&self) -> impl Future<Output = ()>;
+}
+
+impl Target for Channel {
+    fn idle(&self) -> &IdleRequests {
+        &self.inner.idle
+    }
+
+    fn room(&self) -> impl Future<Output = ()> {
+        Self::room(self)
+    }
+}
+
+type Submit<T> = fn(&T, Box<PooledIo>, BlockRange) -> Result<(), Rejected<Pending, Option<DmaBuf>>>;
 
 /// What came of an asynchronous request.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -72,69 +118,52 @@ pub enum RequestError {
     Rejected(#[from] Rejection),
 }
 
+/// Sends a request, waiting for room, and waits for its end.
+pub(crate) async fn request<T: Target>(
+    target: &T,
+    buf: Option<DmaBuf>,
+    range: BlockRange,
+    submit: Submit<T>,
+) -> (Option<DmaBuf>, Result<(), RequestError>) {
+    let mut io = target.idle().take();
+    io.buf = buf;
+    let slot = Rc::clone(&io.ctx.slot);
+    while let Err(rejected) = submit(target, io, range) {
+        io = rejected.io;
+        if rejected.why != Rejection::NoRoom {
+            let buf = io.buf.take();
+            target.idle().keep(io);
+            return (buf, Err(rejected.why.into()));
+        }
+        target.room().await;
+    }
+    let waiting = Waiting(&slot);
+    let (mut io, result) = poll_fn(|cx| match slot.finished.take() {
+        Some(finished) => Poll::Ready(finished),
+        None => {
+            *slot.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        }
+    })
+    .await;
+    std::mem::forget(waiting);
+    let buf = io.buf.take();
+    target.idle().keep(io);
+    (buf, result.map_err(RequestError::from))
+}
+
+/// As [`request`], for requests that carry data.
+pub(crate) async fn transfer<T: Target>(
+    target: &T,
+    buf: DmaBuf,
+    range: BlockRange,
+    submit: Submit<T>,
+) -> (DmaBuf, Result<(), RequestError>) {
+    let (buf, result) = request(target, Some(buf), range, submit).await;
+    (buf.expect("a request brings its buffer back"), result)
+}
+
 impl Channel {
-    fn idle_request(&self) -> Box<PooledIo> {
-        let idle = self.inner.idle.borrow_mut().pop();
-        idle.unwrap_or_else(|| {
-            Io::new(
-                None,
-                Pending {
-                    slot: Rc::default(),
-                },
-            )
-        })
-    }
-
-    fn keep(&self, io: Box<PooledIo>) {
-        let mut idle = self.inner.idle.borrow_mut();
-        if idle.len() < ASYNC_REQUESTS_KEPT_PER_CHANNEL {
-            idle.push(io);
-        }
-    }
-
-    async fn request(
-        &self,
-        buf: Option<DmaBuf>,
-        range: BlockRange,
-        submit: Submit,
-    ) -> (Option<DmaBuf>, Result<(), RequestError>) {
-        let mut io = self.idle_request();
-        io.buf = buf;
-        let slot = Rc::clone(&io.ctx.slot);
-        while let Err(rejected) = submit(self, io, range) {
-            io = rejected.io;
-            if rejected.why != Rejection::NoRoom {
-                let buf = io.buf.take();
-                self.keep(io);
-                return (buf, Err(rejected.why.into()));
-            }
-            self.room().await;
-        }
-        let waiting = Waiting(&slot);
-        let (mut io, result) = poll_fn(|cx| match slot.finished.take() {
-            Some(finished) => Poll::Ready(finished),
-            None => {
-                *slot.waker.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await;
-        std::mem::forget(waiting);
-        let buf = io.buf.take();
-        self.keep(io);
-        (buf, result.map_err(RequestError::from))
-    }
-
-    async fn transfer(
-        &self,
-        buf: DmaBuf,
-        range: BlockRange,
-        submit: Submit,
-    ) -> (DmaBuf, Result<(), RequestError>) {
-        let (buf, result) = self.request(Some(buf), range, submit).await;
-        (buf.expect("a request brings its buffer back"), result)
-    }
-
     /// Reads blocks into the buffer and gives it back.
     ///
     /// # Panics
@@ -144,7 +173,7 @@ impl Channel {
         buf: DmaBuf,
         range: BlockRange,
     ) -> (DmaBuf, Result<(), RequestError>) {
-        self.transfer(buf, range, Self::read).await
+        transfer(self, buf, range, Self::read).await
     }
 
     /// Writes blocks from the buffer and gives it back.
@@ -156,27 +185,27 @@ impl Channel {
         buf: DmaBuf,
         range: BlockRange,
     ) -> (DmaBuf, Result<(), RequestError>) {
-        self.transfer(buf, range, Self::write).await
+        transfer(self, buf, range, Self::write).await
     }
 
     /// Tells the device that the blocks' content is no longer needed.
     pub async fn unmap_at(&self, range: BlockRange) -> Result<(), RequestError> {
-        self.request(None, range, Self::unmap).await.1
+        request(self, None, range, Self::unmap).await.1
     }
 
     /// Makes the blocks zero.
     pub async fn write_zeroes_at(&self, range: BlockRange) -> Result<(), RequestError> {
-        self.request(None, range, Self::write_zeroes).await.1
+        request(self, None, range, Self::write_zeroes).await.1
     }
 
     /// Makes completed writes to the blocks durable.
     pub async fn flush_at(&self, range: BlockRange) -> Result<(), RequestError> {
-        self.request(None, range, Self::flush).await.1
+        request(self, None, range, Self::flush).await.1
     }
 
     /// Resets the device: what is in flight, on every channel, completes with errors first.
     pub async fn reset_device(&self) -> Result<(), RequestError> {
-        self.request(None, BlockRange::new(0, 0), |channel, io, _| {
+        request(self, None, BlockRange::new(0, 0), |channel, io, _| {
             channel.reset(io)
         })
         .await

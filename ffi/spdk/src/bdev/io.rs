@@ -10,7 +10,6 @@
 //! The box is the request: it holds the buffer, the caller's context and, while in flight, the
 //! channel. It comes back whole, also when it was refused, and can be sent again at once.
 
-use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::ptr::NonNull;
@@ -21,8 +20,9 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 use super::DescInner;
-use super::future::PooledIo;
+use super::future::IdleRequests;
 use crate::DmaBuf;
+use crate::blob::InBlob;
 use crate::oneshot::{oneshot, reply_unit};
 use crate::thread::Home;
 
@@ -94,8 +94,18 @@ pub struct Io<C, B = DmaBuf> {
     pub ctx: C,
     /// Where the data comes from or goes to.
     pub buf: B,
-    /// Keeps the channel open while in flight.
-    in_flight_on: Option<Rc<ChannelInner>>,
+    /// What stays open while it is in flight.
+    pub(crate) holds: Holds,
+}
+
+/// What a request in flight goes through, and keeps open by that.
+pub(crate) enum Holds {
+    /// Nothing: it is not in flight.
+    Nothing,
+    /// A channel to a block device.
+    Channel(#[expect(dead_code, reason = "it is there to be dropped")] Rc<ChannelInner>),
+    /// A blob.
+    Blob(InBlob),
 }
 
 impl<C, B> Io<C, B> {
@@ -104,7 +114,7 @@ impl<C, B> Io<C, B> {
         Box::new(Self {
             ctx,
             buf,
-            in_flight_on: None,
+            holds: Holds::Nothing,
         })
     }
 }
@@ -222,11 +232,7 @@ pub(crate) struct ChannelInner {
     desc: Rc<DescInner>,
     home: Home,
     /// Idle requests of the asynchronous methods.
-    #[expect(
-        clippy::vec_box,
-        reason = "the box itself travels through SPDK; unboxing would allocate it anew"
-    )]
-    pub(super) idle: RefCell<Vec<Box<PooledIo>>>,
+    pub(super) idle: IdleRequests,
 }
 
 impl Drop for ChannelInner {
@@ -259,7 +265,7 @@ extern "C" fn completed<C: Complete<B>, B: 'static>(
     // SAFETY: the completion callback owns the bdev_io and frees it once.
     unsafe { sys::spdk_bdev_free_io(bdev_io) };
     // Kept until the handler has run: it may drop the last channel while SPDK still unwinds through it.
-    let channel = io.in_flight_on.take();
+    let channel = std::mem::replace(&mut io.holds, Holds::Nothing);
     C::complete(io, result);
     drop(channel);
 }
@@ -277,6 +283,18 @@ fn status_of(bdev_io: *mut sys::spdk_bdev_io) -> IoError {
     }
 }
 
+/// # Panics
+/// When the buffer is too small for the range.
+#[inline]
+pub(crate) fn assert_fits(block_size: u32, capacity: usize, range: BlockRange) {
+    let needed = range.count.checked_mul(u64::from(block_size));
+    assert!(
+        needed.is_some_and(|needed| needed <= capacity as u64),
+        "{} blocks of {block_size} bytes do not fit a buffer of {capacity} bytes",
+        range.count
+    );
+}
+
 type Callback = sys::oriel_bdev_io_cb;
 
 impl Channel {
@@ -286,7 +304,7 @@ impl Channel {
                 raw,
                 desc,
                 home,
-                idle: RefCell::default(),
+                idle: IdleRequests::default(),
             }),
         }
     }
@@ -308,7 +326,7 @@ impl Channel {
             *mut c_void,
         ) -> c_int,
     ) -> Result<(), Rejected<C, B>> {
-        io.in_flight_on = Some(Rc::clone(&self.inner));
+        io.holds = Holds::Channel(Rc::clone(&self.inner));
         let ctx = Box::into_raw(io);
         let rc = submit(
             self.inner.desc.as_ptr(),
@@ -321,24 +339,13 @@ impl Channel {
         }
         // SAFETY: SPDK does not complete a request that it refused, so the box is still ours.
         let mut io = unsafe { Box::from_raw(ctx) };
-        io.in_flight_on = None;
+        io.holds = Holds::Nothing;
         let why = if -rc == libc::ENOMEM {
             Rejection::NoRoom
         } else {
             Rejection::Invalid { errno: -rc }
         };
         Err(Rejected { io, why })
-    }
-
-    #[inline]
-    fn assert_fits(&self, capacity: usize, range: BlockRange) {
-        let needed = range.count.checked_mul(u64::from(self.block_size()));
-        assert!(
-            needed.is_some_and(|needed| needed <= capacity as u64),
-            "{} blocks of {} bytes do not fit a buffer of {capacity} bytes",
-            range.count,
-            self.block_size()
-        );
     }
 
     /// Reads blocks into the request's buffer.
@@ -351,7 +358,7 @@ impl Channel {
         mut io: Box<Io<C, B>>,
         range: BlockRange,
     ) -> Result<(), Rejected<C, B>> {
-        self.assert_fits(io.buf.capacity(), range);
+        assert_fits(self.block_size(), io.buf.capacity(), range);
         let layout = io.buf.layout();
         let BlockRange { start, count } = range;
         self.send(io, |desc, ch, cb, ctx| match layout {
@@ -377,7 +384,7 @@ impl Channel {
         mut io: Box<Io<C, B>>,
         range: BlockRange,
     ) -> Result<(), Rejected<C, B>> {
-        self.assert_fits(io.buf.capacity(), range);
+        assert_fits(self.block_size(), io.buf.capacity(), range);
         let layout = io.buf.layout();
         let BlockRange { start, count } = range;
         self.send(io, |desc, ch, cb, ctx| match layout {

@@ -8,8 +8,8 @@
 //! - `async` methods of [`Channel`] that take a [`DmaBuf`](crate::DmaBuf) and give it back.
 
 pub mod create;
-mod future;
-mod io;
+pub(crate) mod future;
+pub(crate) mod io;
 mod stat;
 
 use std::cell::RefCell;
@@ -46,6 +46,16 @@ pub enum BdevEvent {
     Resized,
     /// Something that SPDK knows and this crate does not.
     Other,
+}
+
+impl BdevEvent {
+    pub(crate) fn from_raw(raw: c_int) -> Self {
+        match raw as u32 {
+            sys::ORIEL_BDEV_REMOVED => Self::Removed,
+            sys::ORIEL_BDEV_RESIZED => Self::Resized,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Why a device was not opened.
@@ -227,12 +237,7 @@ extern "C" fn on_event(ctx: *mut c_void, event: c_int) {
     unsafe { Rc::increment_strong_count(handler) };
     // SAFETY: balances the increment above.
     let handler = unsafe { Rc::from_raw(handler) };
-    let event = match event as u32 {
-        sys::ORIEL_BDEV_REMOVED => BdevEvent::Removed,
-        sys::ORIEL_BDEV_RESIZED => BdevEvent::Resized,
-        _ => BdevEvent::Other,
-    };
-    (handler.borrow_mut())(event);
+    (handler.borrow_mut())(BdevEvent::from_raw(event));
 }
 
 /// An open block device. It closes once this and every channel made from it is dropped.
