@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use oriel_engine::reactor::*;
@@ -68,6 +69,16 @@ fn play() {
     }
 }
 
+/// ThreadSanitizer holds a signal back until its thread calls something that it
+/// intercepts, which an idle reactor never does.
+fn signals_are_held_back() -> bool {
+    let under_tsan = std::env::var_os("TSAN_OPTIONS").is_some();
+    if under_tsan {
+        eprintln!("skipped: ThreadSanitizer holds signals back");
+    }
+    under_tsan
+}
+
 fn stage(scene: &str) -> (Child, BufReader<impl Read>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "play", "--nocapture", "--test-threads=1"])
@@ -97,8 +108,19 @@ fn send(signal: &str, child: &Child) {
 }
 
 fn end(child: Child, mut stdout: impl Read) -> (Option<i32>, String, String) {
+    // A program that does not end is a failure, not a test that hangs.
+    let pid = child.id().to_string();
+    let (ended, wait) = std::sync::mpsc::channel::<()>();
+    let killer = std::thread::spawn(move || {
+        if wait.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+            let killed = Command::new("kill").args(["-s", "KILL", &pid]).status();
+            assert!(killed.unwrap().success());
+        }
+    });
     let mut said = String::new();
     stdout.read_to_string(&mut said).unwrap();
+    drop(ended);
+    killer.join().unwrap();
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said, stderr)
@@ -106,6 +128,9 @@ fn end(child: Child, mut stdout: impl Read) -> (Option<i32>, String, String) {
 
 #[test]
 fn either_signal_completes_what_is_in_flight_and_exits_clean() {
+    if signals_are_held_back() {
+        return;
+    }
     for (signal, number) in [("TERM", 15), ("INT", 2)] {
         let (child, stdout) = stage("orderly");
         send(signal, &child);
@@ -120,6 +145,9 @@ fn either_signal_completes_what_is_in_flight_and_exits_clean() {
 
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
+    if signals_are_held_back() {
+        return;
+    }
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let (child, mut stdout) = stage("obstinate");
         send(signal, &child);
@@ -131,6 +159,9 @@ fn a_second_signal_ends_the_process_at_once() {
 
 #[test]
 fn a_task_that_hangs_is_named_and_the_status_is_three() {
+    if signals_are_held_back() {
+        return;
+    }
     let (child, stdout) = stage("a task hangs");
     send("TERM", &child);
     let (code, said, stderr) = end(child, stdout);
@@ -141,6 +172,9 @@ fn a_task_that_hangs_is_named_and_the_status_is_three() {
 
 #[test]
 fn a_main_reactor_that_hangs_is_ended_by_the_watchdog() {
+    if signals_are_held_back() {
+        return;
+    }
     let (child, stdout) = stage("main reactor hangs");
     send("TERM", &child);
     let (code, _, stderr) = end(child, stdout);
