@@ -133,6 +133,14 @@ pub(crate) fn control() -> MutexGuard<'static, BTreeSet<u16>> {
 /// Whether the EAL has been started; DPDK allows it once, failed attempts included.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
+/// The EAL's arguments. DPDK keeps pointers into them, and permutes the array.
+static ARGUMENTS: Mutex<Arguments> = Mutex::new(Arguments(Vec::new()));
+
+struct Arguments(Vec<*mut c_char>);
+
+// SAFETY: the strings belong to DPDK once it has started; here they are only kept.
+unsafe impl Send for Arguments {}
+
 /// The running EAL. Ports, pools and buffers borrow it.
 #[derive(Debug)]
 pub struct Eal {
@@ -167,14 +175,15 @@ impl Eal {
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(EalError::AlreadyStarted);
         }
-        // DPDK keeps pointers into its arguments and permutes the array: both live on.
-        let mut argv: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
-        let argc = c_int::try_from(argv.len()).expect("a few arguments, not 2^31");
-        argv.push(core::ptr::null_mut());
-        let argv = Vec::leak(argv);
-        // SAFETY: `argv` holds argc strings and a null, all leaked above, so they live as long as
-        // the process; `STARTED` makes this the only call.
-        let rc = unsafe { raw::oriel_dpdk_eal_init(argc, argv.as_mut_ptr()) };
+        let argc = c_int::try_from(arguments.len()).expect("a few arguments, not 2^31");
+        let mut kept = ARGUMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0 = arguments.into_iter().map(CString::into_raw).collect();
+        kept.0.push(core::ptr::null_mut());
+        // SAFETY: the array holds argc strings and a null. It and they live as long as the
+        // process: they are in `ARGUMENTS`, which only this call changes, and `STARTED` makes
+        // this the only call.
+        let rc = unsafe { raw::oriel_dpdk_eal_init(argc, kept.0.as_mut_ptr()) };
+        drop(kept);
         check(rc).map_err(|source| EalError::Refused { source })?;
         Ok(Self::new(true))
     }

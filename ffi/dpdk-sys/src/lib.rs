@@ -18,6 +18,23 @@
 //!   and all its queues are dropped.
 //! - A port has one owner in the process; finding it a second time is an error.
 //!
+//! ```compile_fail,E0505
+//! # use oriel_dpdk_sys::{Eal, EalOptions, PktPool, PoolOptions};
+//! let eal = Eal::start(&EalOptions::default())?;
+//! let pool = PktPool::new(&eal, "frames", &PoolOptions::default())?;
+//! let frame = pool.alloc()?;
+//! drop(eal); // refused: the frame still borrows it
+//! println!("{frame:?}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # fn send(mut tx: oriel_dpdk_sys::TxQueue<'_>, frame: oriel_dpdk_sys::Mbuf<'_>) {
+//! tx.send(&mut vec![frame]);
+//! println!("{}", frame.len()); // refused: the frame is the device's
+//! # }
+//! ```
+//!
 //! What it does not do: offloads, several traffic classes, multi-process (secondary) EALs.
 
 mod describe;
