@@ -11,7 +11,7 @@ use oriel_spdk::bdev::{Access, BdevDesc, BlockRange};
 use oriel_spdk::{CoreSet, DmaBuf, EnvOptions, SpdkThread, Subsystems, block_on};
 use serde_json::json;
 
-use super::Address;
+use super::{Address, pending};
 
 /// In front of every answer, because the test runner prints to the same pipe.
 const MARK: &str = "HOST ";
@@ -97,7 +97,7 @@ impl Host {
                     }
                     Err(TryRecvError::Empty) => {
                         assert!(Instant::now() < deadline, "the host does not answer");
-                        return Poll::Pending;
+                        return pending();
                     }
                     Err(TryRecvError::Disconnected) => panic!("the host's process ended"),
                 }
@@ -139,7 +139,7 @@ impl Host {
             Some(status) => Poll::Ready(status),
             None => {
                 assert!(Instant::now() < deadline, "the host does not end");
-                Poll::Pending
+                pending()
             }
         })
         .await;
@@ -172,7 +172,7 @@ pub(crate) fn main() {
         loop {
             let command = poll_fn(|_| match commands.try_recv() {
                 Ok(line) => Poll::Ready(Some(line)),
-                Err(TryRecvError::Empty) => Poll::Pending,
+                Err(TryRecvError::Empty) => pending(),
                 Err(TryRecvError::Disconnected) => Poll::Ready(None),
             });
             let Some(command) = command.await else { break };
@@ -192,8 +192,19 @@ async fn obey(sub: &Subsystems, words: &[&str]) -> String {
                 "name": "Host", "trtype": "TCP", "adrfam": "IPv4", "traddr": ip, "trsvcid": port,
                 "subnqn": subsystem, "hostnqn": host,
             });
-            let result = sub.rpc().call("bdev_nvme_attach_controller", params).await;
-            result.map(|_| ()).map_err(|error| error.to_string())
+            // SPDK answers "detach" before the controller of that name is gone.
+            let deadline = Instant::now() + ANSWER_LIMIT / 4;
+            loop {
+                let rpc = sub.rpc();
+                let result = rpc
+                    .call("bdev_nvme_attach_controller", params.clone())
+                    .await;
+                let result = result.map(drop).map_err(|error| error.to_string());
+                let still_there = matches!(&result, Err(error) if error.contains("File exists"));
+                if !still_there || Instant::now() > deadline {
+                    break result;
+                }
+            }
         }
         ["detach"] => {
             let result = sub

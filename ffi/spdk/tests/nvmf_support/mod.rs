@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use oriel_spdk::bdev::create;
 use oriel_spdk::nvmf::{
@@ -30,6 +31,12 @@ pub(crate) struct Rig {
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Pending, after a turn for other processes: cores are shared where tests run.
+pub(crate) fn pending<T>() -> Poll<T> {
+    std::thread::yield_now();
+    Poll::Pending
 }
 
 struct ExitOnPanic;
@@ -102,7 +109,10 @@ impl Rig {
             let thread = SpdkThread::create("worker").unwrap();
             let group = groups.join().unwrap();
             while !group.is_closed() {
-                thread.poll();
+                if !thread.poll() {
+                    // Cores are shared where tests run.
+                    std::thread::yield_now();
+                }
                 let stat = group.stat();
                 let queues = stat.admin_queues_total + stat.io_queues_total;
                 theirs.worker.fetch_max(queues, Ordering::Relaxed);
