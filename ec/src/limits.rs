@@ -15,7 +15,7 @@ pub const BLOCK_BYTES: u32 = 4096;
 /// The largest stripe unit.
 pub const UNIT_BYTES_MAX: u32 = 1 << 20;
 
-/// The most bytes over all buffers that are coded in one go, so that a checksum pass finds them in the L2 cache.
+/// The most bytes over all buffers that are coded before their checksums are computed, which finds them in the L2 cache.
 pub const TILE_BYTES: usize = 128 * 1024;
 
 /// The number of erasure patterns whose tables a codec keeps.

@@ -158,23 +158,6 @@ impl Kernel {
     }
 }
 
-/// Asks the CPU to bring bytes that will soon be read into its cache, or that will be written where `write` is set.
-pub(super) fn prefetch(bytes: &[u8], write: bool) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-        if write {
-            // SAFETY: a prefetch is a hint that reads nothing, and faults at no address; this one lies in a slice besides.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
-        } else {
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, write);
-}
-
 /// Carries the state of a CRC32C over more bytes with the best instructions of the CPU.
 pub(super) fn crc32c(mut state: u32, bytes: &[u8]) -> u32 {
     for part in bytes.chunks(1 << 30) {

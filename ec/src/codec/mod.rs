@@ -2,8 +2,8 @@
 //!
 //! Buffers are borrowed, may lie anywhere (each shard's is a separate slice) and are never copied. A unit that lies in
 //! several pieces is coded piece by piece, since every byte is coded only with those at the same offset of other shards;
-//! checksums continue over the pieces. Work goes in tiles of at most [`TILE_BYTES`] over all buffers, so that checksums,
-//! which follow tile by tile, read from the cache.
+//! checksums continue over the pieces. Where checksums are wanted, work goes in tiles of at most
+//! [`crate::limits::TILE_BYTES`] over all buffers, so that they read from the cache.
 //!
 //! A codec belongs to one reactor: it holds its tables and takes no lock.
 
@@ -28,9 +28,7 @@ pub use stream::{StreamError, StripeStream};
 
 use crate::geometry::Scheme;
 use crate::layout::StripeShape;
-use crate::limits::{
-    BLOCK_BYTES, DATA_SHARDS_MAX, PARITY_SHARDS_MAX, PATTERNS_KEPT, SHARDS_MAX, TILE_BYTES,
-};
+use crate::limits::{BLOCK_BYTES, DATA_SHARDS_MAX, PARITY_SHARDS_MAX, PATTERNS_KEPT, SHARDS_MAX};
 use crate::units::{ShardIndex, ShardSet};
 
 const COEFFICIENTS_MAX: usize = DATA_SHARDS_MAX * PARITY_SHARDS_MAX;
@@ -262,39 +260,35 @@ impl Codec {
         let members = ShardSet::span(0, width).union(self.scheme.parity());
         let length = sources.first().map_or(0, |(_, bytes)| bytes.len());
         let mut seen = ShardSet::EMPTY;
-        let given = sources.iter().map(|(shard, bytes)| (*shard, bytes.len()));
-        for (shard, found) in given.chain(lost.iter().map(|(shard, bytes)| (*shard, bytes.len()))) {
-            if !members.contains(shard) {
-                return Err(CodecError::ForeignShard { shard, members });
-            }
-            if seen.contains(shard) {
-                return Err(CodecError::RepeatedShard { shard });
-            }
-            if found != length {
-                return Err(CodecError::Length {
-                    shard,
-                    expected: length,
-                    found,
-                });
-            }
-            seen = seen.with(shard);
+        for (shard, bytes) in sources {
+            seen = check_shard(members, seen, *shard, bytes.len(), length)?;
         }
+        let given = seen;
+        for (shard, bytes) in &*lost {
+            seen = check_shard(members, seen, *shard, bytes.len(), length)?;
+        }
+        let wanted = seen.minus(given);
         if sources.len() < width {
-            let sources = sources.iter().map(|(shard, _)| *shard).collect();
+            let needed = width;
             return Err(CodecError::TooFewSources {
-                lost: seen.minus(sources),
-                sources,
-                needed: width,
+                lost: wanted,
+                sources: given,
+                needed,
             });
         }
-        let mut chosen: ArrayVec<(ShardIndex, &[u8]), DATA_SHARDS_MAX> =
-            sources[..width].iter().copied().collect();
-        chosen.sort_unstable_by_key(|(shard, _)| *shard);
-        lost.sort_unstable_by_key(|(shard, _)| *shard);
-        let from: ShardSet = chosen.iter().map(|(shard, _)| *shard).collect();
-        let wanted: ShardSet = lost.iter().map(|(shard, _)| *shard).collect();
-        let inputs: ArrayVec<&[u8], DATA_SHARDS_MAX> =
-            chosen.iter().map(|(_, bytes)| *bytes).collect();
+        let sources = &sources[..width];
+        let from: ShardSet = sources.iter().map(|(shard, _)| *shard).collect();
+        // Tables are made for shards in ascending order, in which most callers give them.
+        let mut inputs: ArrayVec<&[u8], DATA_SHARDS_MAX> = ArrayVec::new();
+        if sources.is_sorted_by_key(|(shard, _)| *shard) {
+            inputs.extend(sources.iter().map(|(_, bytes)| *bytes));
+        } else {
+            let of = |shard| sources.iter().filter(move |(given, _)| *given == shard);
+            inputs.extend(from.iter().flat_map(of).map(|(_, bytes)| *bytes));
+        }
+        if !lost.is_sorted_by_key(|(shard, _)| *shard) {
+            lost.sort_unstable_by_key(|(shard, _)| *shard);
+        }
         // More than m distinct shards cannot be lost where k others are given, so the outputs have room.
         let mut outputs: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> =
             lost.iter_mut().map(|(_, bytes)| &mut **bytes).collect();
@@ -402,6 +396,30 @@ impl Codec {
         }
         Ok(())
     }
+}
+
+/// Adds a shard to those seen, if it may be given and has the length of the others.
+fn check_shard(
+    members: ShardSet,
+    seen: ShardSet,
+    shard: ShardIndex,
+    found: usize,
+    expected: usize,
+) -> Result<ShardSet, CodecError> {
+    if !members.contains(shard) {
+        return Err(CodecError::ForeignShard { shard, members });
+    }
+    if seen.contains(shard) {
+        return Err(CodecError::RepeatedShard { shard });
+    }
+    if found != expected {
+        return Err(CodecError::Length {
+            shard,
+            expected,
+            found,
+        });
+    }
+    Ok(seen.with(shard))
 }
 
 fn check_lengths(

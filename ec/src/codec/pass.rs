@@ -1,10 +1,7 @@
-//! The one pass over the buffers.
+//! The one pass over the buffers, in tiles that are in the cache when their checksums are computed.
 //!
-//! ```text
-//!   tile 0            tile 1            tile 2
-//!   code              code              code          from and to the cache, or waiting for memory
-//!        checksums         checksums         ..       from the cache, while tile n + 1 is fetched
-//! ```
+//! Without checksums there is nothing to come back for, and one call codes whole buffers: the CPU's own prefetchers then
+//! run through undisturbed.
 //!
 //! The checksum of a parity shard whose coefficients are all 1 is not computed from its bytes: it follows from those of
 //! the data.
@@ -15,11 +12,8 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::{Codec, Crc32c, Prepared, isal, portable};
+use super::{Codec, Crc32c, Prepared, portable};
 use crate::limits::{BLOCK_BYTES, SHARDS_MAX, TILE_BYTES};
-
-/// The bytes of a buffer that are fetched ahead at a time: few enough for the CPU to keep track of.
-const FETCH_BYTES: usize = 1024;
 
 impl Codec {
     /// Codes buffers of one length, tile by tile. Checksums of inputs and outputs are carried along where they are wanted,
@@ -32,7 +26,11 @@ impl Codec {
         mut checksums: Option<&mut [Crc32c]>,
     ) {
         let length = inputs.first().map_or(0, |input| input.len());
-        let tile = tile_length(inputs.len() + outputs.len());
+        let tile = if checksums.is_some() {
+            tile_length(inputs.len() + outputs.len())
+        } else {
+            CALL_BYTES
+        };
         let before: Option<ArrayVec<Crc32c, SHARDS_MAX>> = checksums
             .as_deref()
             .map(|checksums| checksums.iter().copied().collect());
@@ -52,7 +50,7 @@ impl Codec {
                 ),
             }
             if let Some(checksums) = checksums.as_deref_mut() {
-                self.carry(checksums, inputs, outputs, range.clone(), tile);
+                self.carry(checksums, inputs, outputs, range.clone());
             }
             at = range.end;
         }
@@ -73,38 +71,21 @@ impl Codec {
         }
     }
 
-    /// Carries the checksums over a tile that was just coded. This computes while memory idles, so the next tile, which
-    /// computes little and waits for memory, is fetched meanwhile: half of what checksums cost on cold buffers.
+    /// Carries the checksums over a tile that was just coded, but for those that follow from others.
     fn carry(
         &self,
         checksums: &mut [Crc32c],
         inputs: &[&[u8]],
         outputs: &[&mut [u8]],
         range: Range<usize>,
-        tile: usize,
     ) {
-        let summed = inputs.len()..inputs.len() + sums_of_data(inputs.len(), outputs.len());
-        let buffers = inputs
-            .iter()
-            .copied()
-            .chain(outputs.iter().map(|output| &**output));
-        for (place, (checksum, buffer)) in checksums.iter_mut().zip(buffers).enumerate() {
-            let next = &buffer[range.end..buffer.len().min(range.end + tile)];
-            let mut ahead = next.chunks(FETCH_BYTES);
-            // Longer parts are summed faster, where there is nothing to fetch.
-            let step = if next.is_empty() { tile } else { FETCH_BYTES };
-            let mut fetch = || {
-                ahead
-                    .next()
-                    .map(|bytes| isal::prefetch(bytes, place >= inputs.len()))
-            };
-            if !summed.contains(&place) {
-                for part in buffer[range.clone()].chunks(step) {
-                    fetch();
-                    *checksum = self.checksum(*checksum, part);
-                }
-            }
-            while fetch().is_some() {}
+        let (data, parity) = checksums.split_at_mut(inputs.len());
+        for (checksum, buffer) in data.iter_mut().zip(inputs) {
+            *checksum = self.checksum(*checksum, &buffer[range.clone()]);
+        }
+        let sums = sums_of_data(inputs.len(), outputs.len());
+        for (checksum, buffer) in parity.iter_mut().zip(outputs).skip(sums) {
+            *checksum = self.checksum(*checksum, &buffer[range.clone()]);
         }
     }
 
@@ -136,6 +117,9 @@ impl Codec {
         }
     }
 }
+
+/// The most bytes of each buffer in one call where no checksums are wanted: whole units, but a length that fits a C int.
+const CALL_BYTES: usize = 1 << 30;
 
 /// How many parity shards, from the first on, are plain sums of the data: their checksums follow from those of the data.
 fn sums_of_data(width: usize, parity: usize) -> usize {
