@@ -12,6 +12,7 @@ use crate::against::{AgainstError, Arena, Load, Pages};
 use crate::config::Create;
 use crate::cores;
 use crate::interrupt::Interrupt;
+use crate::latency::{self, ReactorArgs};
 use crate::load::workload::Workload;
 use crate::out::say;
 
@@ -41,6 +42,8 @@ pub(crate) struct GateArgs {
 pub(crate) enum Area {
     /// Our load generator on SPDK's bdevs beside SPDK's own
     Ground,
+    /// The erasure codec beside ISA-L, memcpy and two crates (in GB/s; times and cores do not apply)
+    Ec,
 }
 
 /// One comparison and the ratio it must reach.
@@ -79,6 +82,7 @@ const MEMORY_MIB: u32 = 512;
 pub(crate) fn run(args: &GateArgs) -> Result<bool, AgainstError> {
     match args.area {
         Area::Ground => ground(args),
+        Area::Ec => Ok(crate::ec::gate(args.rounds)),
     }
 }
 
@@ -115,7 +119,15 @@ fn ground(args: &GateArgs) -> Result<bool, AgainstError> {
         let outcome = arena.compare(&load, args.rounds, &mut |_, _| {})?;
         let (line, passed) = verdict(check.name, &outcome.iops, check.bound);
         say!("{line}");
+        if let Some(warning) = outcome.warning() {
+            say!("{:<32} {warning}", "");
+        }
         good &= passed;
+    }
+    // Figures without a bound, for the record.
+    say!("");
+    if let Err(error) = latency::run(&ReactorArgs::brief()) {
+        say!("reactors were not measured: {error}");
     }
     Ok(good)
 }

@@ -29,6 +29,8 @@ use oriel_spdk::env::EnvError;
 use oriel_spdk::thread::ThreadError;
 use oriel_spdk::{CoreSet, Env, EnvOptions, SpdkThread};
 
+use crate::out::say;
+
 /// Messages that are timed before the first sample counts.
 const WARM_UP: usize = 2_000;
 /// A mailbox of the size that reactors use among each other.
@@ -48,6 +50,17 @@ pub(crate) struct ReactorArgs {
     /// Rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+}
+
+impl ReactorArgs {
+    /// As many samples as a glance needs.
+    pub(crate) fn brief() -> Self {
+        Self {
+            cores: None,
+            samples: 20_000,
+            rounds: 3,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +99,12 @@ pub(crate) fn run(args: &ReactorArgs) -> Result<(), LatencyError> {
         return Err(LatencyError::NotTwoCores { cores });
     };
     pin_to(main).map_err(|source| LatencyError::Pin { core: main, source })?;
-    println!(
+    say!(
         "cores {main} and {other}, {} rounds of {} samples",
-        args.rounds, args.samples
+        args.rounds,
+        args.samples
     );
-    println!("{:<58}{:>10}{:>10}", "ns", "median", "p99");
+    say!("{:<58}{:>10}{:>10}", "ns", "median", "p99");
     print_samples("clock read, part of every sample below", &clock_cost(args));
 
     let (mut ours, mut peer) = (samples(), samples());
@@ -128,11 +142,11 @@ pub(crate) fn run(args: &ReactorArgs) -> Result<(), LatencyError> {
 fn print_samples(what: &str, samples: &Samples) {
     let median = samples.value_at_quantile(0.5);
     let p99 = samples.value_at_quantile(0.99);
-    println!("{what:<58}{median:>10}{p99:>10}");
+    say!("{what:<58}{median:>10}{p99:>10}");
 }
 
 fn print_each(what: &str, nanos: f64) {
-    println!("{what:<58}{nanos:>10.1}");
+    say!("{what:<58}{nanos:>10.1}");
 }
 
 fn clock_cost(args: &ReactorArgs) -> Samples {

@@ -6,10 +6,12 @@ mod bdev;
 mod config;
 mod cores;
 mod demo;
+mod ec;
 mod gate;
 mod hugepages;
 mod interrupt;
 mod job_file;
+mod latency;
 mod load;
 mod out;
 mod report;
@@ -36,6 +38,8 @@ enum Command {
     Bdev(Box<bdev::args::BdevArgs>),
     Gate(gate::GateArgs),
     Demo(demo::DemoArgs),
+    Reactor(latency::ReactorArgs),
+    Ec(ec::EcArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +60,13 @@ fn main() -> ExitCode {
     let result: Result<ExitCode, Box<dyn Error>> = match &cli.command {
         Command::Bdev(args) => bdev::run(args).map(ended).map_err(Into::into),
         Command::Gate(args) => gate::run(args).map(verdict).map_err(Into::into),
+        Command::Reactor(args) => latency::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         Command::Demo(args) => demo::run(args).map(ended).map_err(Into::into),
+        Command::Ec(args) => ec::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("oriel-perf: {}", sentence(error.as_ref()));

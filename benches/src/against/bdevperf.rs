@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::child::{self, Watched};
+
 /// A bdevperf program and what sets its release apart.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Bdevperf {
@@ -41,21 +43,23 @@ pub(crate) enum PeerError {
     },
     #[error("{} is not SPDK's bdevperf: its --help does not describe -q, -o and -w", .0.display())]
     NotBdevperf(PathBuf),
-    #[error("{} ended with {status}: {last_line}", program.display())]
+    #[error("{} ended with {status}: {said}", program.display())]
     Failed {
         program: PathBuf,
         status: std::process::ExitStatus,
-        last_line: String,
+        said: String,
     },
-    #[error("{} printed no line \"Total\" to read its result from: {last_line}", program.display())]
-    NoTotal { program: PathBuf, last_line: String },
+    #[error("{} printed no line \"Total\" to read its result from: {said}", program.display())]
+    NoTotal { program: PathBuf, said: String },
 }
 
-/// What the last line of a bdevperf table says.
+/// What one side showed in one round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) iops: f64,
     pub(crate) mibps: f64,
+    /// See [`Watched`].
+    pub(crate) waited: Option<f64>,
 }
 
 /// Where a build tree of either age has the program.
@@ -110,37 +114,43 @@ impl Bdevperf {
     /// Runs it with `arguments` and reads its table.
     pub(crate) fn measure(&self, arguments: &[String]) -> Result<Measured, PeerError> {
         let program = || self.program.clone();
-        let output = Command::new(&self.program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output();
-        let output = output.map_err(|source| PeerError::Spawn {
+        let watched = child::run(Command::new(&self.program).args(arguments));
+        let Watched { output, waited } = watched.map_err(|source| PeerError::Spawn {
             program: program(),
             source,
         })?;
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        let last_line = || {
-            errors
-                .lines()
-                .chain(text.lines())
-                .map(str::trim)
-                .rfind(|line| !line.is_empty())
-                .unwrap_or("")
-                .to_owned()
+        let said = || {
+            first_complaint(&errors)
+                .or_else(|| last_line(&errors))
+                .or_else(|| last_line(&text))
+                .unwrap_or_default()
         };
         if !output.status.success() {
             return Err(PeerError::Failed {
                 program: program(),
                 status: output.status,
-                last_line: first_complaint(&errors).unwrap_or_else(last_line),
+                said: said(),
             });
         }
-        parse_total(&text).ok_or_else(|| PeerError::NoTotal {
+        let (iops, mibps) = parse_total(&text).ok_or_else(|| PeerError::NoTotal {
             program: program(),
-            last_line: last_line(),
+            said: said(),
+        })?;
+        Ok(Measured {
+            iops,
+            mibps,
+            waited,
         })
     }
+}
+
+fn last_line(text: &str) -> Option<String> {
+    text.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty())
+        .map(str::to_owned)
 }
 
 /// The first line in which SPDK or DPDK names an error.
@@ -174,23 +184,20 @@ impl Dialect {
     }
 }
 
-/// Reads the line "Total" of either table: v20.07 prints figures with their
+/// IOPS and MiB/s of the line "Total" of either table: v20.07 prints figures with their
 /// units, later releases columns.
-fn parse_total(text: &str) -> Option<Measured> {
+fn parse_total(text: &str) -> Option<(f64, f64)> {
     let lines = text
         .lines()
         .map(|line| line.trim_matches(|c: char| c == '\r' || c.is_whitespace()));
-    let total = lines.filter(|line| line.starts_with("Total")).next_back()?;
+    let total = lines.rev().find(|line| line.starts_with("Total"))?;
     let words: Vec<&str> = total.split_once(':')?.1.split_whitespace().collect();
     let numbers: Vec<f64> = match words.as_slice() {
         [iops, "IOPS", mibps, "MiB/s", ..] => vec![iops.parse().ok()?, mibps.parse().ok()?],
         columns => columns.iter().map_while(|word| word.parse().ok()).collect(),
     };
     match numbers.as_slice() {
-        [iops, mibps, ..] => Some(Measured {
-            iops: *iops,
-            mibps: *mibps,
-        }),
+        [iops, mibps, ..] => Some((*iops, *mibps)),
         _ => None,
     }
 }
@@ -212,29 +219,14 @@ mod tests {
 
     #[test]
     fn the_tables_of_either_age_are_read() {
-        assert_eq!(
-            parse_total(V20_07),
-            Some(Measured {
-                iops: 1_969_127.5,
-                mibps: 7691.9
-            })
-        );
-        assert_eq!(
-            parse_total(V26_05),
-            Some(Measured {
-                iops: 1_860_000.0,
-                mibps: 7265.62
-            })
-        );
+        assert_eq!(parse_total(V20_07), Some((1_969_127.5, 7691.9)));
+        assert_eq!(parse_total(V26_05), Some((1_860_000.0, 7265.62)));
     }
 
     #[test]
     fn with_a_period_the_last_total_counts() {
         let text = format!("{}{V20_07}", V20_07.replace("1969127.50", "1.00"));
-        assert_eq!(
-            parse_total(&text).map(|measured| measured.iops),
-            Some(1_969_127.5)
-        );
+        assert_eq!(parse_total(&text).map(|(iops, _)| iops), Some(1_969_127.5));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, ChannelError, IoKind, OpenEr
 use oriel_spdk::dma::NoDmaMemory;
 use oriel_spdk::{DmaBuf, ticks};
 
-use super::job::{Behaviour, Counts, Load, LoadError};
+use super::job::{Behaviour, Counts, Load};
+use super::load_error::LoadError;
 use super::plan::{JobPlan, Part};
 use crate::cores;
 use crate::load::course::{Course, CourseSpec, Phase};
@@ -215,7 +216,7 @@ struct Job {
 impl Job {
     fn open(index: usize, plan: JobPlan, options: &RunOptions) -> Result<Self, SetupError> {
         let verified = options.verify || plan.workload.reads_back();
-        let access = if plan.workload.changes_data() || verified {
+        let access = if verified || !plan.workload.only_reads() {
             Access::ReadWrite
         } else {
             Access::ReadOnly
@@ -331,15 +332,12 @@ impl Job {
             self.next_reset_ticks = now_ticks + to_ticks(RESET_PERIOD);
         }
         self.load.tick(now_ticks);
-        if self.load.is_quiet() && !(measuring && !self.is_over(stopping || time_is_up)) {
+        // In the measured phase a quiet load may just be waiting for its limit.
+        let over = !measuring || stopping || time_is_up || self.load.has_failed();
+        if over && self.load.is_quiet() {
             self.next_phase(now_ticks, stopping);
         }
         !self.done
-    }
-
-    /// In the measured phase a quiet load may just be waiting for its limit.
-    fn is_over(&self, due: bool) -> bool {
-        due || self.load.has_failed()
     }
 
     fn next_phase(&mut self, now_ticks: u64, stopping: bool) {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Invariants: a task is in exactly one of `waiting`, `stalled` and "in
-//! flight"; without verification, limits, timeouts and `-l` a completion reads
-//! no clock (one in `SAMPLE_EVERY` aside) and allocates nothing.
+//! flight"; while `straight` is set, a completion reads no clock (one in
+//! `SAMPLE_EVERY` aside, or all with `-l`) and allocates nothing.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,9 +19,9 @@ use oriel_spdk::DmaBuf;
 use oriel_spdk::bdev::{BlockRange, Channel, Complete, Io, IoError, Rejected, Rejection};
 use oriel_spdk::ticks;
 
+use super::load_error::LoadError;
 use crate::load::course::{Course, Operation, Phase, Step};
 use crate::load::histogram::Latencies;
-use crate::load::pattern::Mismatch;
 use crate::load::rate::Limits;
 use crate::load::workload::Workload;
 
@@ -29,29 +29,8 @@ use crate::load::workload::Workload;
 /// clock twice for each would take a seventh of a null bdev's speed.
 pub(super) const SAMPLE_EVERY: u64 = 32;
 
-/// What went wrong with a job's I/O.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum LoadError {
-    #[error("a {operation} at block {block} failed: {source}")]
-    Io {
-        operation: &'static str,
-        block: u64,
-        source: IoError,
-    },
-    #[error("a {operation} at block {block} was not taken: {source}")]
-    Refused {
-        operation: &'static str,
-        block: u64,
-        source: Rejection,
-    },
-    #[error("{0}")]
-    Mismatch(Mismatch),
-    #[error("a reset of the drive failed: {0}")]
-    Reset(IoError),
-    #[error("the drive was removed")]
-    Removed,
-}
+/// A task between two I/Os: it stays in its box, which SPDK knows by address.
+type Parked = Vec<Box<Io<Task>>>;
 
 /// One slot of the queue.
 pub(crate) struct Task {
@@ -82,8 +61,9 @@ pub(crate) struct Load {
     limits: RefCell<Limits>,
     behaviour: Behaviour,
     limited: bool,
-    /// Verified loads and timeouts take the longer way at each completion.
-    careful: bool,
+    /// Completions go on with the next I/O at once: nothing is checked, limited,
+    /// watched or waiting.
+    straight: Cell<bool>,
     in_flight: Cell<u32>,
     draining: Cell<bool>,
     measuring: Cell<bool>,
@@ -96,8 +76,8 @@ pub(crate) struct Load {
     /// By slot, while a timeout is set: when its I/O was issued; 0 when it is
     /// not in flight or was counted as late.
     issued_ticks: RefCell<Vec<u64>>,
-    waiting: RefCell<Vec<Box<Io<Task>>>>,
-    stalled: RefCell<Vec<Box<Io<Task>>>>,
+    waiting: RefCell<Parked>,
+    stalled: RefCell<Parked>,
     spare_for_reset: RefCell<Option<Box<Io<Task>>>>,
     error: RefCell<Option<LoadError>>,
 }
@@ -133,7 +113,7 @@ impl Load {
             course: RefCell::new(course),
             limited: limits.any(),
             limits: RefCell::new(limits),
-            careful: behaviour.verified || behaviour.timeout_ticks > 0,
+            straight: Cell::new(false),
             behaviour,
             in_flight: Cell::new(0),
             draining: Cell::new(false),
@@ -193,16 +173,22 @@ impl Load {
         self.last_ticks.set(now_ticks);
         self.limits.borrow_mut().refill(now_ticks);
         self.resume();
+        self.straighten();
     }
 
     /// Issues no more; what is in flight completes.
     pub(crate) fn drain(&self) {
-        self.draining.set(true);
+        if !self.draining.replace(true) {
+            // The end, unless completions are still to come.
+            self.last_ticks.set(ticks::now());
+        }
+        self.straight.set(false);
     }
 
     /// The next phase, once `is_quiet`. None: the course is through.
     pub(crate) fn advance(&self) -> Option<Phase> {
         self.measuring.set(false);
+        self.straight.set(false);
         self.course.borrow_mut().advance()
     }
 
@@ -224,6 +210,7 @@ impl Load {
         }
         self.retry_stalled();
         self.resume();
+        self.straighten();
         if self.behaviour.timeout_ticks > 0 {
             self.count_late(now_ticks);
         }
@@ -267,8 +254,41 @@ impl Load {
         (self.latencies.replace(Latencies::new()), self.error.take())
     }
 
+    /// The path that a measurement of overhead sees: one I/O done, the next one
+    /// out, nothing in flight more or less.
     #[inline]
     fn returned(&self, mut io: Box<Io<Task>>, result: Result<(), IoError>) {
+        if !self.straight.get() || result.is_err() {
+            return self.returned_with_care(io, result);
+        }
+        let completed = self.completed.get() + 1;
+        self.completed.set(completed);
+        if io.ctx.started_ticks != 0 {
+            self.record(&io);
+        }
+        let mut course = self.course.borrow_mut();
+        let step = course.next_unverified();
+        let block = course.block_of(step.unit);
+        drop(course);
+        let timed = self.behaviour.times_every_io || completed.is_multiple_of(SAMPLE_EVERY);
+        io.ctx.started_ticks = if timed { ticks::now() } else { 0 };
+        io.ctx.step = step;
+        if let Err(rejected) = self.send(io, step.operation, block) {
+            self.in_flight.set(self.in_flight.get() - 1);
+            self.rejected(rejected);
+        }
+    }
+
+    /// Whether completions may take the straight path from now on.
+    fn straighten(&self) {
+        let plain = !self.behaviour.verified && !self.limited && self.behaviour.timeout_ticks == 0;
+        let running = self.measuring.get() && !self.draining.get();
+        self.straight
+            .set(plain && running && self.stalled.borrow().is_empty());
+    }
+
+    #[inline(never)]
+    fn returned_with_care(&self, mut io: Box<Io<Task>>, result: Result<(), IoError>) {
         if io.ctx.is_reset {
             return self.reset_returned(io, result);
         }
@@ -276,7 +296,7 @@ impl Load {
         if io.ctx.started_ticks != 0 {
             self.record(&io);
         }
-        if self.careful && self.check(&mut io, &result) {
+        if self.check(&mut io, &result) {
             return self.issue(io);
         }
         match result {
@@ -314,6 +334,7 @@ impl Load {
         match (step.operation, result) {
             (Operation::Write, result) => {
                 if let Some(read) = course.written(&step, result.is_ok()) {
+                    course.prepare(&read, &mut io.buf);
                     io.ctx.step = read;
                     return true;
                 }
@@ -335,7 +356,7 @@ impl Load {
             .set(self.failed.get() + u64::from(self.measuring.get()));
         if !self.behaviour.keep_going && self.behaviour.workload != Workload::Reset {
             self.fail(LoadError::Io {
-                operation: name(step.operation),
+                operation: step.operation,
                 block: self.block_of(step),
                 source,
             });
@@ -367,9 +388,7 @@ impl Load {
         let Some(step) = course.next() else {
             return self.waiting.borrow_mut().push(io);
         };
-        if step.operation == Operation::Write && step.generation > 0 {
-            course.fill(&step, &mut io.buf);
-        }
+        course.prepare(&step, &mut io.buf);
         drop(course);
         io.ctx.step = step;
         self.issue(io);
@@ -386,16 +405,7 @@ impl Load {
             self.issued_ticks.borrow_mut()[io.ctx.slot as usize] = io.ctx.started_ticks;
         }
         let step = io.ctx.step;
-        let block = self.block_of(&step);
-        let range = BlockRange::new(block, self.behaviour.unit_blocks);
-        let sent = match step.operation {
-            Operation::Read => self.channel.read(io, range),
-            Operation::Write => self.channel.write(io, range),
-            Operation::Unmap => self.channel.unmap(io, range),
-            Operation::Flush => self.channel.flush(io, range),
-            Operation::WriteZeroes => self.channel.write_zeroes(io, range),
-        };
-        match sent {
+        match self.send(io, step.operation, self.block_of(&step)) {
             Ok(()) => {
                 self.issued.set(issued + 1);
                 self.in_flight.set(self.in_flight.get() + 1);
@@ -404,8 +414,26 @@ impl Load {
         }
     }
 
+    #[inline]
+    fn send(
+        &self,
+        io: Box<Io<Task>>,
+        operation: Operation,
+        block: u64,
+    ) -> Result<(), Rejected<Task>> {
+        let range = BlockRange::new(block, self.behaviour.unit_blocks);
+        match operation {
+            Operation::Read => self.channel.read(io, range),
+            Operation::Write => self.channel.write(io, range),
+            Operation::Unmap => self.channel.unmap(io, range),
+            Operation::Flush => self.channel.flush(io, range),
+            Operation::WriteZeroes => self.channel.write_zeroes(io, range),
+        }
+    }
+
     #[cold]
     fn rejected(&self, Rejected { io, why }: Rejected<Task>) {
+        self.straight.set(false);
         if self.behaviour.timeout_ticks > 0 {
             self.issued_ticks.borrow_mut()[io.ctx.slot as usize] = 0;
         }
@@ -415,7 +443,7 @@ impl Load {
         let step = io.ctx.step;
         self.course.borrow_mut().failed(&step);
         self.fail(LoadError::Refused {
-            operation: name(step.operation),
+            operation: step.operation,
             block: self.block_of(&step),
             source: why,
         });
@@ -473,15 +501,5 @@ impl Load {
     #[inline]
     fn block_of(&self, step: &Step) -> u64 {
         self.course.borrow().block_of(step.unit)
-    }
-}
-
-fn name(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Read => "read",
-        Operation::Write => "write",
-        Operation::Unmap => "unmap",
-        Operation::Flush => "flush",
-        Operation::WriteZeroes => "write of zeroes",
     }
 }

@@ -10,9 +10,13 @@
 pub(crate) mod args;
 pub(crate) mod crew;
 mod job;
+mod load_error;
 pub(crate) mod plan;
+mod rpc;
 pub(crate) mod session;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,7 +30,7 @@ use crate::against::{AgainstError, Arena, Load, Pages};
 use crate::interrupt::Interrupt;
 use crate::load::workload::Workload;
 use crate::out::{self, say};
-use crate::report::{self, Report};
+use crate::report::{self, JobReport, Report};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,19 +102,26 @@ fn load(args: &BdevArgs, plan: Plan) -> Result<Option<i32>, BdevError> {
     let core_count = jobs
         .iter()
         .map(|job| job.core)
-        .collect::<std::collections::BTreeSet<_>>()
+        .collect::<BTreeSet<_>>()
         .len();
+    let socket = args.wait_for_tests.then(|| args.rpc_socket.clone());
     let (results, signal) = with_session(ground, async move |session| {
-        if !json {
-            say!("Running I/O for {} seconds...", options.time.as_secs());
+        let run = async || {
+            if !json {
+                say!("Running I/O for {} seconds...", options.time.as_secs());
+            }
+            let mut ticker = Ticker::new(period.filter(|_| !json), &jobs);
+            let mut watch = |start: &Start, elapsed| ticker.show(start, elapsed);
+            session.load(&jobs, &options, &mut watch).await
+        };
+        match socket {
+            None => run().await,
+            Some(socket) => on_request(&socket, core_count, run).await,
         }
-        let mut ticker = Ticker::new(period.filter(|_| !json), &jobs);
-        session
-            .load(&jobs, &options, &mut |start, elapsed| {
-                ticker.show(start, elapsed)
-            })
-            .await
     })?;
+    if args.wait_for_tests && results.is_empty() {
+        return Ok(signal);
+    }
     let report = Report {
         results,
         core_count,
@@ -131,6 +142,38 @@ fn load(args: &BdevArgs, plan: Plan) -> Result<Option<i32>, BdevError> {
         });
     }
     Ok(signal)
+}
+
+/// Runs the jobs whenever a client asks for it; the last results are the
+/// program's own.
+async fn on_request(
+    socket: &Path,
+    core_count: usize,
+    run: impl AsyncFn() -> Result<Vec<JobReport>, SessionError>,
+) -> Result<Vec<JobReport>, SessionError> {
+    let server = rpc::Server::listen(socket);
+    let server = server.map_err(|source| SessionError::Socket {
+        path: socket.to_owned(),
+        source,
+    })?;
+    let mut last = Vec::new();
+    while let Some((call, client)) = server.next_call().await {
+        if call == rpc::Call::Kill {
+            client.succeed(true.into());
+            break;
+        }
+        last = run().await?;
+        let report = Report {
+            results: last,
+            core_count,
+        };
+        match report.failure() {
+            Some((bdev, error)) => client.fail(&format!("{bdev}: {error}")),
+            None => client.succeed(serde_json::to_value(&report).expect("a report is plain data")),
+        }
+        last = report.results;
+    }
+    Ok(last)
 }
 
 fn print_sampling_note(args: &BdevArgs) {
@@ -189,7 +232,7 @@ impl Ticker {
     }
 }
 
-fn against(args: &BdevArgs, plan: Plan, peer: &std::path::Path) -> Result<(), BdevError> {
+fn against(args: &BdevArgs, plan: Plan, peer: &Path) -> Result<(), BdevError> {
     let ours_only = [
         (args.verify, "--verify"),
         (args.rate_iops.is_some(), "--rate-iops"),
@@ -233,8 +276,13 @@ fn against(args: &BdevArgs, plan: Plan, peer: &std::path::Path) -> Result<(), Bd
     );
     let outcome = arena.compare(&load, args.rounds, &mut |round, sides| {
         let ratio = sides.ours.iops / sides.theirs.iops;
+        let note = if sides.is_disturbed() {
+            "  a side waited for its core"
+        } else {
+            ""
+        };
         say!(
-            "{round:>5} {:>14.2} {:>14.2} {ratio:>7.3}",
+            "{round:>5} {:>14.2} {:>14.2} {ratio:>7.3}{note}",
             sides.ours.iops,
             sides.theirs.iops
         );
@@ -254,5 +302,8 @@ fn against(args: &BdevArgs, plan: Plan, peer: &std::path::Path) -> Result<(), Bd
         outcome.mibps.ours,
         outcome.mibps.theirs
     );
+    if let Some(warning) = outcome.warning() {
+        say!("{warning}");
+    }
     Ok(())
 }

@@ -18,6 +18,8 @@
 //! Without verification there is no such state, and a step costs a random
 //! number at most.
 
+use std::fmt;
+
 use super::pattern::{Mismatch, Pattern};
 use super::rng::Rng;
 use super::workload::Workload;
@@ -30,6 +32,18 @@ pub(crate) enum Operation {
     Unmap,
     Flush,
     WriteZeroes,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Unmap => "unmap",
+            Self::Flush => "flush",
+            Self::WriteZeroes => "write of zeroes",
+        })
+    }
 }
 
 /// One I/O to do. `generation` is the number of the write, or of the write
@@ -64,11 +78,16 @@ pub(crate) struct CourseSpec {
     pub(crate) seed: u64,
 }
 
+/// What a buffer holds before a checked read.
+const NOT_READ: u8 = 0xDB;
+
 #[derive(Debug)]
 pub(crate) struct Course {
     phase: Phase,
     workload: Workload,
     read_percent: u64,
+    /// None: reads and writes in the share above.
+    fixed_operation: Option<Operation>,
     units: u64,
     cursor: u64,
     rng: Rng,
@@ -102,6 +121,7 @@ impl Course {
             phase: if fills { Phase::Fill } else { Phase::Measure },
             workload: spec.workload,
             read_percent: u64::from(spec.workload.read_percent(spec.read_percent)),
+            fixed_operation: fixed_operation(spec.workload),
             units: spec.units,
             cursor: 0,
             rng: Rng::new(spec.seed),
@@ -145,13 +165,22 @@ impl Course {
         if self.verified.is_some() {
             return self.next_verified();
         }
+        Some(self.next_unverified())
+    }
+
+    /// What to do next in a load that checks nothing: there is always something.
+    #[inline]
+    pub(crate) fn next_unverified(&mut self) -> Step {
         let unit = self.choose();
-        let operation = self.operation();
-        Some(Step {
+        let operation = match self.fixed_operation {
+            Some(operation) => operation,
+            None => self.mixed_operation(),
+        };
+        Step {
             operation,
             unit,
             generation: 0,
-        })
+        }
     }
 
     #[inline]
@@ -168,22 +197,21 @@ impl Course {
     }
 
     #[inline]
-    fn operation(&mut self) -> Operation {
-        match self.workload {
-            Workload::Unmap => Operation::Unmap,
-            Workload::Flush => Operation::Flush,
-            Workload::WriteZeroes => Operation::WriteZeroes,
-            _ if self.read_percent == 100 => Operation::Read,
-            _ if self.read_percent > 0 && self.rng.below(100) < self.read_percent => {
-                Operation::Read
-            }
-            _ => Operation::Write,
+    fn mixed_operation(&mut self) -> Operation {
+        if self.rng.below(100) < self.read_percent {
+            Operation::Read
+        } else {
+            Operation::Write
         }
     }
 
     fn next_verified(&mut self) -> Option<Step> {
         let (operation, unit) = match self.phase {
-            Phase::Measure => (self.operation(), self.choose_idle()?),
+            Phase::Measure => {
+                let operation = self.fixed_operation;
+                let operation = operation.unwrap_or_else(|| self.mixed_operation());
+                (operation, self.choose_idle()?)
+            }
             Phase::Fill => (Operation::Write, self.next_of_pass(|_| true)?),
             Phase::Check => (
                 Operation::Read,
@@ -230,12 +258,21 @@ impl Course {
         None
     }
 
-    /// Fills the buffer of a write whose content will be checked.
-    pub(crate) fn fill(&self, step: &Step, data: &mut [u8]) {
-        if let Some(verified) = &self.verified {
-            verified
-                .pattern
-                .fill(data, self.block_of(step.unit), step.generation);
+    /// Prepares the buffer of a step whose content will be checked: a write gets
+    /// its tags, and a read must not find them there already, or a drive that
+    /// transfers nothing would pass.
+    pub(crate) fn prepare(&self, step: &Step, data: &mut [u8]) {
+        let Some(verified) = &self.verified else {
+            return;
+        };
+        match step.operation {
+            Operation::Write => {
+                verified
+                    .pattern
+                    .fill(data, self.block_of(step.unit), step.generation);
+            }
+            Operation::Read => data.fill(NOT_READ),
+            _ => {}
         }
     }
 
@@ -280,209 +317,21 @@ impl Course {
     pub(crate) fn block_of(&self, unit: u64) -> u64 {
         self.first_block + unit * self.unit_blocks
     }
+}
 
-    pub(crate) fn units(&self) -> u64 {
-        self.units
+/// What a workload does, unless it mixes.
+fn fixed_operation(workload: Workload) -> Option<Operation> {
+    match workload {
+        Workload::Read | Workload::RandRead => Some(Operation::Read),
+        Workload::Rw | Workload::RandRw => None,
+        Workload::Unmap => Some(Operation::Unmap),
+        Workload::Flush => Some(Operation::Flush),
+        Workload::WriteZeroes => Some(Operation::WriteZeroes),
+        Workload::Write | Workload::RandWrite | Workload::Verify | Workload::Reset => {
+            Some(Operation::Write)
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use super::*;
-
-    const BLOCK: usize = 512;
-
-    fn spec(workload: Workload, units: u64, verify: bool) -> CourseSpec {
-        CourseSpec {
-            workload,
-            read_percent: 50,
-            units,
-            zipf_theta: None,
-            verify: verify.then(|| Pattern::new(5, BLOCK)),
-            unit_blocks: 2,
-            first_block: 10,
-            seed: 1,
-        }
-    }
-
-    /// Runs a phase against a drive in memory with several steps in flight,
-    /// completed in a shuffled order. `harm` may change a write on its way.
-    fn run(
-        course: &mut Course,
-        drive: &mut [u8],
-        steps: usize,
-        harm: &mut dyn FnMut(usize, &Step, &mut Vec<u8>),
-    ) -> Result<usize, Mismatch> {
-        let mut rng = Rng::new(77);
-        let mut flying: VecDeque<(Step, Vec<u8>)> = VecDeque::new();
-        let mut issued = 0;
-        let place = |course: &Course, step: &Step| {
-            let start = (course.block_of(step.unit) - 10) as usize * BLOCK;
-            start..start + 2 * BLOCK
-        };
-        loop {
-            while flying.len() < 4 && issued < steps {
-                let Some(step) = course.next() else { break };
-                let mut data = vec![0; 2 * BLOCK];
-                if step.operation == Operation::Write {
-                    course.fill(&step, &mut data);
-                    harm(issued, &step, &mut data);
-                }
-                issued += 1;
-                flying.push_back((step, data));
-            }
-            if flying.is_empty() {
-                return Ok(issued);
-            }
-            let at = rng.below(flying.len() as u64) as usize;
-            let (step, mut data) = flying.remove(at).unwrap();
-            match step.operation {
-                Operation::Write => {
-                    drive[place(course, &step)].copy_from_slice(&data);
-                    if let Some(read) = course.written(&step, true) {
-                        flying.push_back((read, data));
-                    }
-                }
-                Operation::Read => {
-                    data.copy_from_slice(&drive[place(course, &step)]);
-                    course.was_read(&step, &data)?;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn whole(
-        workload: Workload,
-        harm: &mut dyn FnMut(usize, &Step, &mut Vec<u8>),
-    ) -> Result<Vec<Phase>, Mismatch> {
-        let mut course = Course::new(spec(workload, 50, true));
-        let mut drive = vec![0xEE; 50 * 2 * BLOCK];
-        let mut phases = vec![course.phase()];
-        loop {
-            run(&mut course, &mut drive, 1000, harm)?;
-            match course.advance() {
-                Some(phase) => phases.push(phase),
-                None => return Ok(phases),
-            }
-        }
-    }
-
-    #[test]
-    fn a_faithful_drive_passes_every_verified_workload() {
-        use Phase::{Check, Fill, Measure};
-        let mut nothing = |_: usize, _: &Step, _: &mut Vec<u8>| {};
-        for (workload, phases) in [
-            (Workload::Verify, vec![Measure]),
-            (Workload::Reset, vec![Measure]),
-            (Workload::Write, vec![Measure, Check]),
-            (Workload::RandWrite, vec![Measure, Check]),
-            (Workload::Read, vec![Fill, Measure]),
-            (Workload::RandRead, vec![Fill, Measure]),
-            (Workload::Rw, vec![Fill, Measure, Check]),
-            (Workload::RandRw, vec![Fill, Measure, Check]),
-        ] {
-            assert_eq!(whole(workload, &mut nothing), Ok(phases), "{workload}");
-        }
-    }
-
-    #[test]
-    fn one_changed_byte_in_any_workload_is_found() {
-        for workload in [
-            Workload::Verify,
-            Workload::Write,
-            Workload::RandWrite,
-            Workload::Read,
-            Workload::RandRw,
-        ] {
-            let mut expected = None;
-            let mut flip = |_: usize, step: &Step, data: &mut Vec<u8>| {
-                // The last write of each unit counts, so every write of this
-                // unit is harmed.
-                if step.unit == 17 {
-                    data[BLOCK + 100] ^= 1;
-                    expected = Some(10 + 17 * 2 + 1);
-                }
-            };
-            let mismatch = whole(workload, &mut flip).unwrap_err();
-            assert_eq!(
-                (Some(mismatch.lba), mismatch.byte),
-                (expected, 100),
-                "{workload}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_unit_is_never_in_two_steps() {
-        let mut course = Course::new(spec(Workload::RandWrite, 8, true));
-        let steps: Vec<_> = (0..8).map(|_| course.next().unwrap().unit).collect();
-        let mut sorted = steps.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..8).collect::<Vec<_>>());
-        assert_eq!(course.next(), None);
-        course.failed(&Step {
-            operation: Operation::Read,
-            unit: 3,
-            generation: 0,
-        });
-        assert_eq!(course.next().map(|step| step.unit), Some(3));
-    }
-
-    #[test]
-    fn a_failed_write_leaves_content_that_is_not_checked() {
-        let mut course = Course::new(spec(Workload::Write, 1, true));
-        let step = course.next().unwrap();
-        assert_eq!(course.written(&step, false), None);
-        assert_eq!(course.advance(), Some(Phase::Check));
-        assert_eq!(course.next(), None);
-    }
-
-    #[test]
-    fn sequential_loads_wrap_and_random_ones_stay_inside() {
-        let mut course = Course::new(spec(Workload::Write, 3, false));
-        let units: Vec<_> = (0..7).map(|_| course.next().unwrap().unit).collect();
-        assert_eq!(units, [0, 1, 2, 0, 1, 2, 0]);
-        let mut course = Course::new(spec(Workload::RandRead, 3, false));
-        assert!((0..1000).all(|_| course.next().unwrap().unit < 3));
-        assert_eq!(course.block_of(2), 14);
-    }
-
-    #[test]
-    fn a_mix_keeps_its_share() {
-        let mut course = Course::new(CourseSpec {
-            read_percent: 70,
-            ..spec(Workload::RandRw, 1000, false)
-        });
-        let reads = (0..10_000)
-            .filter(|_| course.next().unwrap().operation == Operation::Read)
-            .count();
-        assert!((6_800..7_200).contains(&reads), "{reads}");
-    }
-
-    #[test]
-    fn zipf_prefers_the_first_units() {
-        let mut course = Course::new(CourseSpec {
-            zipf_theta: Some(1.2),
-            ..spec(Workload::RandRead, 1000, false)
-        });
-        let low = (0..10_000)
-            .filter(|_| course.next().unwrap().unit < 10)
-            .count();
-        assert!(low > 5_000, "{low}");
-    }
-
-    #[test]
-    fn loads_without_data_do_only_their_operation() {
-        for (workload, operation) in [
-            (Workload::Unmap, Operation::Unmap),
-            (Workload::Flush, Operation::Flush),
-            (Workload::WriteZeroes, Operation::WriteZeroes),
-        ] {
-            let mut course = Course::new(spec(workload, 4, false));
-            assert!((0..10).all(|_| course.next().unwrap().operation == operation));
-        }
-    }
-}
+mod tests;

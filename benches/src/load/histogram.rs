@@ -46,16 +46,6 @@ impl Latencies {
         self.samples += 1;
     }
 
-    pub(crate) fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
-        }
-        self.total_ticks = self.total_ticks.wrapping_add(other.total_ticks);
-        self.min_ticks = self.min_ticks.min(other.min_ticks);
-        self.max_ticks = self.max_ticks.max(other.max_ticks);
-        self.samples += other.samples;
-    }
-
     pub(crate) fn summary(&self, ticks_hz: u64) -> Summary {
         let micros = |ticks: f64| ticks * 1e6 / ticks_hz as f64;
         if self.samples == 0 {
@@ -196,26 +186,6 @@ mod tests {
     fn the_largest_value_has_a_bucket() {
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
         assert_eq!(bucket_of(0), 0);
-    }
-
-    #[test]
-    fn merging_equals_recording_into_one() {
-        let (mut left, mut right, mut both) =
-            (Latencies::new(), Latencies::new(), Latencies::new());
-        for value in 1..1000 {
-            if value % 3 == 0 {
-                left.record(value)
-            } else {
-                right.record(value)
-            }
-            both.record(value);
-        }
-        left.merge(&right);
-        assert_eq!(left.summary(1_000_000_000), both.summary(1_000_000_000));
-        assert_eq!(
-            left.percentiles(1_000_000_000),
-            both.percentiles(1_000_000_000)
-        );
     }
 
     #[test]

@@ -13,9 +13,9 @@ pub(crate) struct Bucket {
 }
 
 /// How much of a second may be made up for at once after a late poll: enough
-/// to hide a poller that runs once in a millisecond, too little to be seen as
-/// a burst in a figure that is printed once in a second.
-const BURST_SECONDS: f64 = 0.002;
+/// to hide that the scheduler took the core for a moment, too little to be seen
+/// as a burst in a figure that is printed once in a second.
+const BURST_SECONDS: f64 = 0.02;
 
 impl Bucket {
     pub(crate) fn new(per_second: f64, ticks_hz: u64, now_ticks: u64) -> Self {
@@ -119,12 +119,12 @@ mod tests {
     fn an_iops_limit_is_kept_to_within_its_burst() {
         let mut limits = Limits::new(Some(5_000.0), None, HZ, 0);
         let count = admitted(&mut limits, 4096, 100);
-        assert!((4_990..=5_015).contains(&count), "{count}");
+        assert!((4_990..=5_101).contains(&count), "{count}");
     }
 
     #[test]
     fn a_byte_limit_holds_for_io_larger_than_the_burst() {
-        // 10 MB/s in I/Os of 1 MB: a burst is 20 kB.
+        // 10 MB/s in I/Os of 1 MB: a burst is 200 kB.
         let mut limits = Limits::new(None, Some(10e6), HZ, 0);
         let count = admitted(&mut limits, 1_000_000, 100);
         assert!((10..=11).contains(&count), "{count}");
@@ -134,7 +134,7 @@ mod tests {
     fn the_tighter_of_two_limits_decides_and_the_other_is_not_charged_for_refusals() {
         let mut limits = Limits::new(Some(1_000.0), Some(100.0 * 4096.0), HZ, 0);
         let count = admitted(&mut limits, 4096, 100);
-        assert!((99..=102).contains(&count), "{count}");
+        assert!((99..=103).contains(&count), "{count}");
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         while limits.admit(4096) {
             count += 1;
         }
-        assert!(count <= 3, "{count}");
+        assert!(count <= 21, "{count}");
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Workload {
         !matches!(self, Self::Read | Self::RandRead | Self::Flush)
     }
 
+    /// Whether a drive that may only be read will do.
+    pub(crate) fn only_reads(self) -> bool {
+        matches!(self, Self::Read | Self::RandRead)
+    }
+
     /// The share of reads, in percent, where it does not come from `-M`.
     pub(crate) fn read_percent(self, mix: u8) -> u8 {
         match self {
