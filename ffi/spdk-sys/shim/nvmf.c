@@ -416,10 +416,28 @@ oriel_nvmf_subsystem_pause(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_sta
 #endif
 }
 
+static bool
+has_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn)
+{
+	struct spdk_nvmf_host *host = spdk_nvmf_subsystem_get_first_host(subsystem);
+
+	while (host != NULL) {
+		if (strcmp(spdk_nvmf_host_get_nqn(host), nqn) == 0) {
+			return true;
+		}
+		host = spdk_nvmf_subsystem_get_next_host(subsystem, host);
+	}
+	return false;
+}
+
 int
 oriel_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, const char *key,
 		    const char *controller_key)
 {
+	/* Some releases take a host twice, others answer with a number that means anything. */
+	if (has_host(subsystem, nqn)) {
+		return -EEXIST;
+	}
 #if SPDK_SINCE(24, 5)
 	struct spdk_nvmf_host_opts opts = { .size = sizeof(opts) };
 	int rc = -ENOKEY;

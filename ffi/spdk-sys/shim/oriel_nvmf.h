@@ -88,7 +88,7 @@ int spdk_nvmf_subsystem_resume(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf
 
 int spdk_nvmf_subsystem_set_allow_any_host(struct spdk_nvmf_subsystem *subsystem, bool allow);
 /* Keys are names in SPDK's keyring or NULL. -ENOTSUP when keys are given and this release has no
- * DH-HMAC-CHAP; -ENOKEY when the keyring has no such key. */
+ * DH-HMAC-CHAP; -ENOKEY when the keyring has no such key; -EEXIST when the host is there. */
 int oriel_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, const char *key,
 			const char *controller_key);
 int spdk_nvmf_subsystem_remove_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn);

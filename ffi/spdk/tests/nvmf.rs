@@ -180,7 +180,13 @@ fn only_the_hosts_that_are_allowed_connect() {
             let paused = running.pause().await.unwrap();
             paused.allow_any_host(false).unwrap();
             paused.add_host(&nqn("friend")).unwrap();
-            paused.add_host(&nqn("friend")).unwrap();
+            let again = paused.add_host(&nqn("friend"));
+            assert_eq!(
+                again,
+                Err(HostError::Already {
+                    host: nqn("friend")
+                })
+            );
             let running = paused.resume().await.unwrap();
 
             let mut host = Host::start().await;

@@ -40,6 +40,14 @@ pub enum HostError {
         /// The host.
         host: Nqn,
     },
+    /// In the list already.
+    #[error(
+        "{host} is among the hosts that the subsystem allows already: to change its keys, remove it first"
+    )]
+    Already {
+        /// The host.
+        host: Nqn,
+    },
     /// Not in the list.
     #[error("{host} is not among the hosts that the subsystem allows")]
     NotAllowed {
@@ -70,7 +78,7 @@ impl<S: Quiet> Subsystem<S> {
         )
     }
 
-    /// Adds a host to the list. One that is in it stays as it is.
+    /// Adds a host to the list.
     pub fn add_host(&self, host: &Nqn) -> Result<(), HostError> {
         self.add(host, None)
     }
@@ -104,6 +112,7 @@ impl<S: Quiet> Subsystem<S> {
                 release: SPDK_RELEASE,
             }),
             libc::ENOKEY => Err(no_key()),
+            libc::EEXIST => Err(HostError::Already { host: host.clone() }),
             _ => checked(rc),
         }
     }

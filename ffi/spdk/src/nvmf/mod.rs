@@ -12,7 +12,15 @@
 //!
 //! A subsystem is changed only while nothing runs in it, and its type says when that is:
 //! [`Subsystem<Stopped>`](Subsystem) and `Subsystem<Paused>` have the methods that change it,
-//! `Subsystem<Running>` has not.
+//! `Subsystem<Running>` has not:
+//!
+//! ```compile_fail,E0599
+//! use oriel_spdk::nvmf::{NamespaceOptions, Running, Subsystem};
+//!
+//! fn change(running: &Subsystem<Running>) {
+//!     let _ = running.add_namespace("Mem0", &NamespaceOptions::default(), |_, _| {});
+//! }
+//! ```
 //!
 //! [`Target::shut_down`] ends everything in the order that SPDK needs, whether hosts are connected
 //! or not: subsystems stop (which ends their connections), listeners close, poll groups end on

@@ -39,12 +39,12 @@ pub(crate) fn pending<T>() -> Poll<T> {
     Poll::Pending
 }
 
-struct ExitOnPanic;
+struct AbortOnPanic;
 
-impl Drop for ExitOnPanic {
+impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            std::process::exit(101);
+            std::process::abort();
         }
     }
 }
@@ -57,7 +57,7 @@ pub(crate) fn with_rig<F: Future<Output = ()>>(body: impl FnOnce(Rig) -> F) {
     };
     let env = Rc::new(env.start().unwrap());
     // A test that fails leaves the other core running, which the environment's end would wait for.
-    let _failed = ExitOnPanic;
+    let _failed = AbortOnPanic;
     let thread = SpdkThread::create("test").unwrap();
     block_on(&thread, async {
         let sub = Rc::new(Subsystems::start().await.unwrap());
