@@ -4,7 +4,8 @@
 //! subsystem, takes the namespace out and resumes. In a stopped subsystem it does not, and a
 //! device that somebody still holds never finishes going. So each namespace has a descriptor of
 //! ours beside SPDK's, opened first and therefore told first: it takes the namespace out where
-//! SPDK would not, and passes the event on.
+//! SPDK would not, and passes the event on. Under a paused subsystem the poll groups let go of the
+//! device when it resumes, so the device's end waits for that.
 
 use std::cell::Cell;
 use std::ffi::CString;

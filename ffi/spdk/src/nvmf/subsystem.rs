@@ -7,7 +7,9 @@
 //!      └───────────────────┴───────────────────┘ stop
 //! ```
 //!
-//! Stopping ends the connections; pausing keeps them and holds their commands back. SPDK itself
+//! Stopping ends the connections; pausing keeps them and holds their commands back. A host that
+//! connects to a stopped subsystem waits, and SPDK v20.07 forgets it: it must try again after the
+//! start. Pause rather than stop where hosts are to stay. SPDK itself
 //! pauses and resumes a running subsystem when a block device goes away, and answers a change that
 //! comes meanwhile with a refusal (until v21), so a change is tried again until
 //! [`SUBSYSTEM_CHANGE_LIMIT`].
