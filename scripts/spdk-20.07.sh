@@ -19,9 +19,9 @@ RECIPE_DRIVERS="bus bus/pci bus/vdev mempool mempool/ring
 # Only these packages are needed for this build and for nothing else.
 RECIPE_PACKAGES="debian-archive-keyring xz-utils meson ninja-build python3-pyelftools procps"
 
-# How many files the compilers are given, for the progress line, and what the build takes on the disk at its height.
-RECIPE_FILES=1130
-RECIPE_DISK_MIB=1200
+# How many steps the compilation has, for the progress line, and what the build takes on the disk at its height.
+RECIPE_STEPS=650
+RECIPE_DISK_MIB=800
 
 # The drivers of the network ports; mlx5 only where the machine has its headers.
 recipe_drivers() {
@@ -34,7 +34,7 @@ recipe_drivers() {
 
 # recipe_unpack TARBALL DIR
 recipe_unpack() {
-    tar -xJf "$1" -C "$2" --strip-components=3 --wildcards --no-wildcards-match-slash '*/src/spdk' &&
+    tar -xJf "$1" -C "$2" --strip-components=3 --no-same-owner --wildcards --no-wildcards-match-slash '*/src/spdk' &&
         # SPDK switches off the libraries of DPDK that it does not use. The tap driver needs this one.
         sed -i '/^build = false$/d; /^reason = .not needed by SPDK.$/d' "$2/dpdk/lib/librte_gso/meson.build" &&
         # The tests as a whole want CUnit. Only bdevperf is built from them, see below.
