@@ -241,9 +241,9 @@ oriel_blob_create(struct spdk_blob_store *bs, uint64_t clusters, const struct or
 #endif
 	o.num_clusters = clusters;
 	o.thin_provision = false;
-	/* Where a thick blob's clusters lie is kept in its own pages, which change in one write. Extent
-	 * pages, made for thin blobs, are lost by v20.07 when a blob grows, when one of them falls on
-	 * metadata page 0, and when its blob is deleted. */
+	/* A thick blob's clusters are listed in its own pages, which change all at once, with its first
+	 * page. Extent pages, made for thin blobs, are written in place before that; v20.07 also loses
+	 * the one that falls on metadata page 0, and keeps those of deleted blobs forever. */
 	o.use_extent_table = false;
 	o.xattrs.count = xattr_count;
 	o.xattrs.names = names;

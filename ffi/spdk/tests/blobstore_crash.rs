@@ -31,10 +31,9 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::mpsc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use blob_support::{Numbers, TYPE, child, pattern, phase, read, write};
+use blob_support::{Numbers, TYPE, child, join, pattern, phase, read, write};
 use oriel_spdk::bdev::create;
 use oriel_spdk::blob::{Blob, BlobId, Blobstore, CreateError, InitOptions, NewBlob, ResizeError};
 use support::with_spdk;
@@ -45,19 +44,6 @@ const CLUSTER: u32 = 64 << 10;
 const UNIT: usize = 4096;
 const WORKERS: u64 = 3;
 const BLOBS: usize = 40;
-
-/// Runs futures together until all are done.
-async fn join(mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
-    std::future::poll_fn(|cx| {
-        futures.retain_mut(|future| future.as_mut().poll(cx).is_pending());
-        if futures.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-}
 
 /// A number below `limit`.
 fn below(numbers: &mut Numbers, limit: u64) -> u64 {

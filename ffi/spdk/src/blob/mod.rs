@@ -22,6 +22,9 @@
 //! - The id of a deleted blob is used again for new ones. Who keeps ids over a crash tells blobs
 //!   apart by an attribute.
 //! - New clusters hold whatever they held before.
+//! - A kill never loses what was acknowledged. It can cost space: SPDK deletes a blob that has more
+//!   than one metadata page (large attributes) in several writes, and if it is stopped between them
+//!   the blob cannot be opened, while its clusters stay taken.
 //!
 //! Data requests have the two forms of [`bdev`](crate::bdev): [`Io`](crate::bdev::Io) boxes, and
 //! `async` methods.

@@ -1,10 +1,14 @@
 //! What the blobstore's tests share: content that names its place, and child processes.
 
-use std::process::{Command, Stdio};
+#![allow(dead_code, reason = "each of the tests uses its part")]
 
-use oriel_spdk::DmaBuf;
-use oriel_spdk::bdev::BlockRange;
-use oriel_spdk::blob::{Blob, StoreType};
+use std::pin::Pin;
+use std::process::{Command, Stdio};
+use std::task::Poll;
+
+use oriel_spdk::bdev::{BlockRange, create};
+use oriel_spdk::blob::{Blob, Blobstore, InitOptions, NewBlob, StoreType};
+use oriel_spdk::{DmaBuf, Subsystems};
 
 pub(crate) const TYPE: StoreType = StoreType::new("ORIEL_TEST");
 
@@ -49,6 +53,51 @@ pub(crate) async fn read(blob: &Blob, unit: usize, start: u64, units: u64) -> Ve
     let (buf, result) = blob.read_at(buf, BlockRange::new(start, units)).await;
     result.unwrap();
     buf.to_vec()
+}
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+pub(crate) async fn malloc(sub: &Subsystems, name: &str, bytes: u64, block_size: u32) {
+    let blocks = bytes / u64::from(block_size);
+    create::malloc(sub, name, blocks, block_size).await.unwrap();
+}
+
+pub(crate) async fn init(device: &str) -> Blobstore {
+    let store = Blobstore::init(device, InitOptions::new(TYPE), |_| {}).await;
+    store.unwrap()
+}
+
+pub(crate) async fn blob_of(store: &Blobstore, clusters: u64) -> Blob {
+    let new = NewBlob {
+        clusters,
+        ..NewBlob::default()
+    };
+    store.open(store.create(new).await.unwrap()).await.unwrap()
+}
+
+pub(crate) async fn turn() {
+    let mut first = true;
+    std::future::poll_fn(|_| {
+        if std::mem::take(&mut first) {
+            std::task::Poll::Pending
+        } else {
+            std::task::Poll::Ready(())
+        }
+    })
+    .await;
+}
+
+/// Runs futures together until all are done.
+pub(crate) async fn join(mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
+    std::future::poll_fn(|cx| {
+        futures.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if futures.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 const PHASE: &str = "ORIEL_TEST_PHASE";
