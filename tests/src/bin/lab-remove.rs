@@ -1,7 +1,7 @@
 //! Pulls an NVMe drive out while requests are in flight. They complete with errors, the device's
-//! user is told, the other drive and the process go on, and the drive's end leaves nothing behind.
+//! user is told, the process goes on with other devices, and the drive leaves nothing behind.
 //!
-//! usage: lab-remove DRIVE OTHER-DRIVE MONITOR COMMAND
+//! usage: lab-remove DRIVE MONITOR COMMAND
 //! COMMAND, written to the file MONITOR, makes the machine pull DRIVE.
 #![forbid(unsafe_code)]
 
@@ -85,13 +85,13 @@ impl Complete for Request {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     lab::main("lab-remove", || {
-        let [drive, other, monitor, command] = &arguments[..] else {
-            return Err("usage: lab-remove DRIVE OTHER-DRIVE MONITOR COMMAND".into());
+        let [drive, monitor, command] = &arguments[..] else {
+            return Err("usage: lab-remove DRIVE MONITOR COMMAND".into());
         };
-        let (drive, other) = (drive.parse()?, other.parse()?);
+        let drive = drive.parse()?;
         let pull = || std::fs::write(monitor, format!("{command}\n"));
         lab::with_spdk(MEMORY_MIB, Pci::All, async |sub| {
-            remove_under_load(sub, drive, other, pull).await
+            remove_under_load(sub, drive, pull).await
         })
     })
 }
@@ -99,11 +99,10 @@ fn main() -> ExitCode {
 async fn remove_under_load(
     sub: &Subsystems,
     drive: PciAddress,
-    other: PciAddress,
     pull: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<(), Failure> {
     create::nvme(sub, "Pulled", drive).await?;
-    create::nvme(sub, "Other", other).await?;
+    create::malloc(sub, "Other", 8192, 4096).await?;
     // Without this poller SPDK does not look for removed drives. It also attaches whatever drives
     // it finds, so those that are to have names of ours come before it.
     let hotplug = json!({ "enable": true, "period_us": 100_000 });
@@ -168,8 +167,8 @@ async fn remove_under_load(
         Ok(_) => return Err("the pulled drive can still be opened".into()),
     }
 
-    still_works("Othern1").await?;
-    create::delete(sub, Kind::Nvme, "Other").await?;
+    still_works("Other").await?;
+    create::delete(sub, Kind::Malloc, "Other").await?;
     Ok(())
 }
 
