@@ -52,9 +52,9 @@ pub(crate) enum Pages {
 pub(crate) enum AgainstError {
     #[error(transparent)]
     Peer(#[from] PeerError),
-    #[error("{}, which this bdevperf cannot do without; a bdevperf of SPDK v21.04 or later can", .0)]
+    #[error("{}, which this bdevperf cannot do without; a bdevperf of SPDK v24.01 or later can", .0)]
     Hugepages(#[from] HugepageError),
-    #[error("{}: this bdevperf needs hugepages, and --no-huge rules them out: leave it out, or name a bdevperf of SPDK v21.04 or later", program.display())]
+    #[error("{}: this bdevperf needs hugepages, and --no-huge rules them out: leave it out, or name a bdevperf of SPDK v24.01 or later", program.display())]
     NeedsHugepages { program: PathBuf },
     #[error("this bdevperf ({}) knows no -F: leave it out, or name a later release's", program.display())]
     NoZipf { program: PathBuf },
@@ -228,13 +228,13 @@ impl Arena {
     fn their_arguments(&self, load: &Load, config: &Path, socket: &Path) -> Vec<String> {
         let mut arguments = common_arguments(load, self.peer.dialect.json_flag, config);
         arguments.extend(["-r".to_owned(), socket.display().to_string()]);
-        // Without it v20.07 leaves its hugepages behind, taken, in files.
-        arguments.push("-R".to_owned());
+        arguments.push(match self.pages {
+            // Without it v20.07 leaves its hugepages behind, taken, in files.
+            Pages::Huge => "-R".to_owned(),
+            Pages::Normal => "--no-huge".to_owned(),
+        });
         if self.peer.dialect.zero_copy_by_default {
             arguments.push("-x".to_owned());
-        }
-        if self.pages == Pages::Normal {
-            arguments.push("--no-huge".to_owned());
         }
         if !load
             .creates
@@ -419,7 +419,7 @@ mod tests {
         let theirs = arena
             .their_arguments(&load(), Path::new("c"), Path::new("s"))
             .join(" ");
-        assert!(theirs.ends_with("-r s -R --no-huge -u"), "{theirs}");
+        assert!(theirs.ends_with("-r s --no-huge -u"), "{theirs}");
     }
 
     #[test]
