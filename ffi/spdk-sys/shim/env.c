@@ -119,7 +119,6 @@ oriel_env_init(const struct oriel_env_opts *opts)
 #endif
 	/* An empty file system of hugepages is left behind, whatever ends the process. */
 	o.unlink_hugepage = !opts->no_huge;
-	o.hugepage_single_segments = !opts->no_huge;
 	o.env_context = opts->no_huge ? NULL : "--log-level=lib.eal:4";
 	if (opts->pci_allowed_count > 0) {
 		allowed = calloc(opts->pci_allowed_count, sizeof(*allowed));
