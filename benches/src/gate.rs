@@ -117,7 +117,8 @@ fn ground(args: &GateArgs) -> Result<bool, AgainstError> {
             memory_mib: MEMORY_MIB,
         };
         let outcome = arena.compare(&load, args.rounds, &mut |_, _| {})?;
-        let (line, passed) = verdict(check.name, &outcome.iops, check.bound);
+        let clean = !outcome.short_of_clean;
+        let (line, passed) = verdict(check.name, &outcome.iops, check.bound, clean);
         say!("{line}");
         if let Some(warning) = outcome.warning() {
             say!("{:<32} {warning}", "");
@@ -140,10 +141,16 @@ fn head() -> String {
 }
 
 /// The line, and whether it is a pass. What is printed decides: a ratio that
-/// rounds to its bound has reached it.
-fn verdict(name: &str, outcome: &Comparison, bound: f64) -> (String, bool) {
-    let passed = (outcome.ratio * 1000.0).round() >= (bound * 1000.0).round();
-    let word = if passed { "PASS" } else { "SHORT" };
+/// rounds to its bound has reached it. Rounds in which a side had to wait for
+/// its core prove nothing, whichever way they came out.
+fn verdict(name: &str, outcome: &Comparison, bound: f64, clean: bool) -> (String, bool) {
+    let reached = (outcome.ratio * 1000.0).round() >= (bound * 1000.0).round();
+    let word = match (clean, reached) {
+        (false, _) => "UNCLEAR",
+        (true, true) => "PASS",
+        (true, false) => "SHORT",
+    };
+    let passed = clean && reached;
     let spread = format!("{:.3} to {:.3}", outcome.ratio_min, outcome.ratio_max);
     let line = format!(
         "{name:<32} {:>12.0} {:>12.0} {:>7.3} {spread:>15} {bound:>6.2} {word}",
@@ -168,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_line_names_both_sides_the_ratio_and_the_bound() {
-        let (line, passed) = verdict("malloc", &outcome(0.9714), 0.97);
+        let (line, passed) = verdict("malloc", &outcome(0.9714), 0.97, true);
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(
             words,
@@ -181,13 +188,19 @@ mod tests {
 
     #[test]
     fn below_the_bound_is_short() {
-        assert!(!verdict("malloc", &outcome(0.9690), 0.97).1);
+        assert!(!verdict("malloc", &outcome(0.9690), 0.97, true).1);
         assert!(
-            verdict("malloc", &outcome(0.9690), 0.97)
+            verdict("malloc", &outcome(0.9690), 0.97, true)
                 .0
                 .ends_with("SHORT")
         );
-        assert!(verdict("malloc", &outcome(0.9700), 0.97).1);
+        assert!(verdict("malloc", &outcome(0.9700), 0.97, true).1);
+    }
+
+    #[test]
+    fn rounds_without_a_core_prove_nothing() {
+        let (line, passed) = verdict("malloc", &outcome(1.5), 0.97, false);
+        assert!(line.ends_with("UNCLEAR") && !passed, "{line}");
     }
 
     #[test]
