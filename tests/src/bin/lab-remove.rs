@@ -16,7 +16,7 @@ use oriel_spdk::bdev::{
     Access, BdevDesc, BdevEvent, BlockRange, Channel, Complete, Io, IoError, OpenError,
 };
 use oriel_spdk::env::Pci;
-use oriel_spdk::{DmaBuf, PciAddress, Subsystems};
+use oriel_spdk::{DmaBuf, PciAddress, SPDK_RELEASE, Subsystems};
 use oriel_tests::lab::{self, Failure, until};
 use oriel_tests::{ensure, pattern};
 use serde_json::json;
@@ -140,12 +140,16 @@ async fn remove_under_load(
         "the load does not hold its depth"
     );
     pull()?;
+    let ended = || load.in_flight.get() == 0;
+    let all_ended = until("the end of every request", LIMIT, ended).await;
+    println!("ended: {load:?}");
+    all_ended?;
+    if SPDK_RELEASE == "20.07" {
+        // This release forgets whom to tell about a drive that was attached by its address (its
+        // connect path sets no remove callback), so the drive's user acts on the errors.
+        create::delete(sub, Kind::Nvme, "Pulled").await?;
+    }
     until("the event of the removal", LIMIT, || removed.get() > 0).await?;
-    until("the end of every request", LIMIT, || {
-        load.in_flight.get() == 0
-    })
-    .await?;
-    println!("after: {load:?}");
     let ended = load.failed.get() + load.refused.get();
     ensure!(ended == DEPTH, "{ended} of {DEPTH} requests ended");
     ensure!(load.failed.get() > 0, "no request in flight failed");
