@@ -117,6 +117,16 @@ impl ShardSet {
         self.0 == 0
     }
 
+    /// The lowest `count` members, or all if there are fewer.
+    #[must_use]
+    pub(crate) fn lowest(self, count: usize) -> Self {
+        if self.len() <= count {
+            self
+        } else {
+            self.iter().take(count).collect()
+        }
+    }
+
     /// The members in ascending order.
     pub fn iter(self) -> impl Iterator<Item = ShardIndex> {
         let mut rest = self.0;

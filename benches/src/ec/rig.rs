@@ -80,6 +80,7 @@ const WINDOW: usize = 8 << 20;
 const CRATE_CHUNK: usize = 16 << 10;
 /// What arrives at a time in a stream.
 const PIECE: usize = 16 << 10;
+const REPEATS: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -151,6 +152,9 @@ pub(crate) struct Rig {
     next: Vec<usize>,
     /// The bytes of each shard in a pass.
     window: usize,
+    /// How often a pass codes its window, so that to prepare a call does not
+    /// count where the call takes but a microsecond.
+    repeats: usize,
 }
 
 impl Rig {
@@ -170,6 +174,7 @@ impl Rig {
             tools: Vec::new(),
             next: Vec::new(),
             window: length.min((WINDOW / (shape.k + shape.m)) & !(UNIT - 1)),
+            repeats: if length <= UNIT { REPEATS } else { 1 },
         };
         rig.restore();
         rig.tools = sides
@@ -194,7 +199,7 @@ impl Rig {
 
     /// The data bytes of a pass.
     pub(crate) fn data_bytes(&self) -> usize {
-        self.window * self.shape.k
+        self.window * self.shape.k * self.repeats
     }
 
     /// Whether decoding gave the lost shards' bytes, to be asked after a pass of it.
@@ -229,6 +234,7 @@ impl Rig {
             checksums,
             stripe,
             tools,
+            repeats,
             ..
         } = self;
         let inputs: Vec<&[u8]> = data.iter().map(|shard| &shard[range.clone()]).collect();
@@ -241,47 +247,57 @@ impl Rig {
             .iter_mut()
             .map(|shard| &mut shard[range.clone()])
             .collect();
-        match &mut tools[side] {
-            Tool::None => {
-                for (to, from) in copy.iter_mut().zip(inputs) {
-                    to.copy_from_slice(from);
+        let decoding = [Operation::DecodeOne, Operation::DecodeTwo];
+        let tool = &mut tools[side];
+        let (outer, inner) = match tool {
+            Tool::Ours(_, operation) | Tool::Bare(_, operation) if decoding.contains(operation) => {
+                (1, *repeats)
+            }
+            _ => (*repeats, 1),
+        };
+        for _ in 0..outer {
+            match &mut *tool {
+                Tool::None => {
+                    for (to, from) in copy.iter_mut().zip(inputs) {
+                        to.copy_from_slice(from);
+                    }
+                    black_box(&copy);
                 }
-                black_box(&copy);
+                Tool::Simd(encoder, chunk) => simd(encoder, inputs, &mut outputs, *chunk),
+                Tool::Erasure(coder, chunk) => erasure(coder, inputs, &mut outputs, *chunk),
+                Tool::Ours(codec, Operation::Encode) => {
+                    codec
+                        .encode(inputs, &mut outputs)
+                        .expect("buffers of one length");
+                }
+                Tool::Ours(codec, Operation::EncodeChecked) => {
+                    codec
+                        .encode_checked(inputs, &mut outputs, checksums)
+                        .expect("buffers of one length");
+                }
+                Tool::Ours(codec, Operation::DecodeOne) => {
+                    decode(codec, 1, inputs, &outputs, &mut copy, inner)
+                }
+                Tool::Ours(codec, Operation::DecodeTwo) => {
+                    decode(codec, 2, inputs, &outputs, &mut copy, inner)
+                }
+                Tool::Ours(codec, Operation::Update) => {
+                    stream(codec, inputs, &mut outputs, *stripe, false, checksums);
+                }
+                Tool::Ours(codec, Operation::UpdateChecked) => {
+                    stream(codec, inputs, &mut outputs, *stripe, true, checksums);
+                }
+                Tool::Bare(bare, Operation::DecodeOne) => {
+                    bare_decode(bare, 1, *shape, inputs, &outputs, &mut copy, inner)
+                }
+                Tool::Bare(bare, Operation::DecodeTwo) => {
+                    bare_decode(bare, 2, *shape, inputs, &outputs, &mut copy, inner)
+                }
+                Tool::Bare(bare, Operation::Update | Operation::UpdateChecked) => {
+                    bare_stream(bare, inputs, &mut outputs, stripe.unit as usize);
+                }
+                Tool::Bare(bare, _) => bare.encode(inputs, &mut outputs),
             }
-            Tool::Simd(encoder, chunk) => simd(encoder, inputs, &mut outputs, *chunk),
-            Tool::Erasure(coder, chunk) => erasure(coder, inputs, &mut outputs, *chunk),
-            Tool::Ours(codec, Operation::Encode) => {
-                codec
-                    .encode(inputs, &mut outputs)
-                    .expect("buffers of one length");
-            }
-            Tool::Ours(codec, Operation::EncodeChecked) => {
-                codec
-                    .encode_checked(inputs, &mut outputs, checksums)
-                    .expect("buffers of one length");
-            }
-            Tool::Ours(codec, Operation::DecodeOne) => {
-                decode(codec, 1, inputs, &outputs, &mut copy)
-            }
-            Tool::Ours(codec, Operation::DecodeTwo) => {
-                decode(codec, 2, inputs, &outputs, &mut copy)
-            }
-            Tool::Ours(codec, Operation::Update) => {
-                stream(codec, inputs, &mut outputs, *stripe, false, checksums);
-            }
-            Tool::Ours(codec, Operation::UpdateChecked) => {
-                stream(codec, inputs, &mut outputs, *stripe, true, checksums);
-            }
-            Tool::Bare(bare, Operation::DecodeOne) => {
-                bare_decode(bare, 1, *shape, inputs, &outputs, &mut copy)
-            }
-            Tool::Bare(bare, Operation::DecodeTwo) => {
-                bare_decode(bare, 2, *shape, inputs, &outputs, &mut copy)
-            }
-            Tool::Bare(bare, Operation::Update | Operation::UpdateChecked) => {
-                bare_stream(bare, inputs, &mut outputs, stripe.unit as usize);
-            }
-            Tool::Bare(bare, _) => bare.encode(inputs, &mut outputs),
         }
     }
 }
@@ -386,6 +402,7 @@ fn decode(
     inputs: &[&[u8]],
     parity: &[&mut [u8]],
     copy: &mut [&mut [u8]],
+    repeats: usize,
 ) {
     let all = inputs
         .iter()
@@ -400,9 +417,11 @@ fn decode(
     let mut targets: Vec<(ShardIndex, &mut [u8])> = targets
         .map(|(shard, bytes)| (ShardIndex(shard as u8), &mut **bytes))
         .collect();
-    codec
-        .decode(&sources, &mut targets)
-        .expect("as many sources as data shards");
+    for _ in 0..repeats {
+        codec
+            .decode(black_box(&sources), &mut targets)
+            .expect("as many sources as data shards");
+    }
 }
 
 fn bare_decode(
@@ -412,6 +431,7 @@ fn bare_decode(
     inputs: &[&[u8]],
     parity: &[&mut [u8]],
     copy: &mut [&mut [u8]],
+    repeats: usize,
 ) {
     let all = inputs
         .iter()
@@ -423,7 +443,9 @@ fn bare_decode(
         .take(lost)
         .map(|bytes| &mut **bytes)
         .collect();
-    bare.encode(&sources, &mut targets);
+    for _ in 0..repeats {
+        bare.encode(black_box(&sources), &mut targets);
+    }
 }
 
 fn stream(

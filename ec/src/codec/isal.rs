@@ -3,12 +3,11 @@
 use std::ffi::c_int;
 use std::ops::Range;
 
-use arrayvec::ArrayVec;
 use oriel_isal_sys as isal;
 
 use super::isa::Isa;
 use super::{Coefficients, TABLE_BYTES_MAX};
-use crate::limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX, SHARDS_MAX};
+use crate::limits::{DATA_SHARDS_MAX, PARITY_SHARDS_MAX};
 
 /// The functions of one instruction set. A value exists only where the CPU has it: see [`Kernel::new`].
 #[derive(Clone, Copy, Debug)]
@@ -102,14 +101,14 @@ impl Kernel {
         assert!(inputs.len() <= DATA_SHARDS_MAX && outputs.len() <= PARITY_SHARDS_MAX);
         let length = c_int::try_from(range.end - range.start).expect("a tile is short");
         // Slicing checks that every buffer covers the range, and borrowing rules that no output overlaps another buffer.
-        let sources: ArrayVec<*const u8, SHARDS_MAX> = inputs
-            .iter()
-            .map(|input| input[range.clone()].as_ptr())
-            .collect();
-        let targets: ArrayVec<*mut u8, SHARDS_MAX> = outputs
-            .iter_mut()
-            .map(|output| output[range.clone()].as_mut_ptr())
-            .collect();
+        let mut sources = [std::ptr::null(); DATA_SHARDS_MAX];
+        for (source, input) in sources.iter_mut().zip(inputs) {
+            *source = input[range.clone()].as_ptr();
+        }
+        let mut targets = [std::ptr::null_mut(); PARITY_SHARDS_MAX];
+        for (target, output) in targets.iter_mut().zip(outputs.iter_mut()) {
+            *target = output[range.clone()].as_mut_ptr();
+        }
         // SAFETY: `inputs.len()` sources are readable and `outputs.len()` targets writable for `length` bytes by the slicing
         // above, and the borrows live beyond the call; the tables are long enough for the largest counts, which the
         // assertions keep; the CPU has the instruction set by `Kernel::new`.
@@ -138,10 +137,10 @@ impl Kernel {
             column < columns && columns <= DATA_SHARDS_MAX && outputs.len() <= PARITY_SHARDS_MAX
         );
         let length = c_int::try_from(input.len()).expect("a piece is shorter than a stripe unit");
-        let targets: ArrayVec<*mut u8, SHARDS_MAX> = outputs
-            .iter_mut()
-            .map(|output| output[..input.len()].as_mut_ptr())
-            .collect();
+        let mut targets = [std::ptr::null_mut(); PARITY_SHARDS_MAX];
+        for (target, output) in targets.iter_mut().zip(outputs.iter_mut()) {
+            *target = output[..input.len()].as_mut_ptr();
+        }
         // SAFETY: the input is readable and the targets writable for `length` bytes by the slicing above; the tables are
         // long enough for the largest counts, which the assertions keep; the CPU has the set by `Kernel::new`.
         unsafe {

@@ -15,6 +15,7 @@ mod isa;
 mod isal;
 mod pass;
 mod portable;
+mod seen;
 mod stream;
 
 use std::fmt;
@@ -25,6 +26,8 @@ pub use checksum::Crc32c;
 pub use error::CodecError;
 pub use isa::{Isa, IsaMissing, UnknownIsa};
 pub use stream::{StreamError, StripeStream};
+
+use seen::{Seen, check_shards};
 
 use crate::geometry::Scheme;
 use crate::layout::StripeShape;
@@ -259,41 +262,61 @@ impl Codec {
     ) -> Result<(), CodecError> {
         let members = ShardSet::span(0, width).union(self.scheme.parity());
         let length = sources.first().map_or(0, |(_, bytes)| bytes.len());
-        let mut seen = ShardSet::EMPTY;
-        for (shard, bytes) in sources {
-            seen = check_shard(members, seen, *shard, bytes.len(), length)?;
+        let mut given = Seen::new(members, length);
+        // Of more sources than data shards, of which there are not more than there is room for, the first are used.
+        let mut inputs: [&[u8]; DATA_SHARDS_MAX] = [&[]; DATA_SHARDS_MAX];
+        for (place, (shard, bytes)) in sources.iter().enumerate() {
+            given.see(*shard, bytes.len());
+            if let Some(input) = inputs.get_mut(place) {
+                *input = bytes;
+            }
         }
-        let given = seen;
+        let mut all = Seen {
+            highest: 0,
+            ..given
+        };
         for (shard, bytes) in &*lost {
-            seen = check_shard(members, seen, *shard, bytes.len(), length)?;
+            all.see(*shard, bytes.len());
         }
-        let wanted = seen.minus(given);
+        if !all.good {
+            let sources = sources.iter().map(|(shard, bytes)| (*shard, bytes.len()));
+            let lost = lost.iter().map(|(shard, bytes)| (*shard, bytes.len()));
+            check_shards(members, length, sources.chain(lost))?;
+        }
+        let wanted = all.shards.minus(given.shards);
         if sources.len() < width {
             let needed = width;
             return Err(CodecError::TooFewSources {
                 lost: wanted,
-                sources: given,
+                sources: given.shards,
                 needed,
             });
         }
         let sources = &sources[..width];
-        let from: ShardSet = sources.iter().map(|(shard, _)| *shard).collect();
         // Tables are made for shards in ascending order, in which most callers give them.
-        let mut inputs: ArrayVec<&[u8], DATA_SHARDS_MAX> = ArrayVec::new();
-        if sources.is_sorted_by_key(|(shard, _)| *shard) {
-            inputs.extend(sources.iter().map(|(_, bytes)| *bytes));
+        let from = if given.sorted {
+            given.shards.lowest(width)
         } else {
-            let of = |shard| sources.iter().filter(move |(given, _)| *given == shard);
-            inputs.extend(from.iter().flat_map(of).map(|(_, bytes)| *bytes));
-        }
-        if !lost.is_sorted_by_key(|(shard, _)| *shard) {
+            let from: ShardSet = sources.iter().map(|(shard, _)| *shard).collect();
+            for (input, shard) in inputs.iter_mut().zip(from.iter()) {
+                let given = sources.iter().find(|(given, _)| *given == shard);
+                *input = given.map_or(&[], |(_, bytes)| bytes);
+            }
+            from
+        };
+        if !all.sorted {
             lost.sort_unstable_by_key(|(shard, _)| *shard);
         }
         // More than m distinct shards cannot be lost where k others are given, so the outputs have room.
         let mut outputs: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> =
             lost.iter_mut().map(|(_, bytes)| &mut **bytes).collect();
         let place = self.pattern(from, wanted);
-        self.code(&self.patterns[place].prepared, &inputs, &mut outputs, None);
+        self.code(
+            &self.patterns[place].prepared,
+            &inputs[..width],
+            &mut outputs,
+            None,
+        );
         Ok(())
     }
 
@@ -396,30 +419,6 @@ impl Codec {
         }
         Ok(())
     }
-}
-
-/// Adds a shard to those seen, if it may be given and has the length of the others.
-fn check_shard(
-    members: ShardSet,
-    seen: ShardSet,
-    shard: ShardIndex,
-    found: usize,
-    expected: usize,
-) -> Result<ShardSet, CodecError> {
-    if !members.contains(shard) {
-        return Err(CodecError::ForeignShard { shard, members });
-    }
-    if seen.contains(shard) {
-        return Err(CodecError::RepeatedShard { shard });
-    }
-    if found != expected {
-        return Err(CodecError::Length {
-            shard,
-            expected,
-            found,
-        });
-    }
-    Ok(seen.with(shard))
 }
 
 fn check_lengths(

@@ -217,7 +217,7 @@ pub(crate) fn solve(
                     to: band.part.to,
                     width: band.width as u8,
                     lost: lost_here,
-                    sources: lowest(sources, band.width),
+                    sources: sources.lowest(band.width),
                 });
             }
         }
@@ -351,9 +351,4 @@ fn widen(part: Part, shape: StripeShape, shard: ShardIndex, check: Check) -> Par
         },
         Check::Device => part.in_blocks().within(0, stored),
     }
-}
-
-/// The lowest `count` members: data shards before parity.
-fn lowest(shards: ShardSet, count: usize) -> ShardSet {
-    shards.iter().take(count).collect()
 }
