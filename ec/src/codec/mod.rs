@@ -271,10 +271,7 @@ impl Codec {
                 *input = bytes;
             }
         }
-        let mut all = Seen {
-            highest: 0,
-            ..given
-        };
+        let mut all = given.second_list();
         for (shard, bytes) in &*lost {
             all.see(*shard, bytes.len());
         }

@@ -14,7 +14,7 @@ pub(super) struct Seen {
     /// The shards came in ascending order.
     pub(super) sorted: bool,
     /// One more than the last shard.
-    pub(super) highest: u8,
+    highest: u8,
     /// Every shard may be given, is new, and has the length.
     pub(super) good: bool,
 }
@@ -29,6 +29,11 @@ impl Seen {
             highest: 0,
             good: true,
         }
+    }
+
+    /// The same, before a second list that is in an order of its own.
+    pub(super) fn second_list(self) -> Self {
+        Self { highest: 0, ..self }
     }
 
     #[inline(always)]
