@@ -1,0 +1,7 @@
+//! Two questions, one cache line each: which nodes own this key, and
+//! where in the log is this blob ([`index`]). Both tables live in a [`region`]:
+//! CXL memory as `/dev/dax*`, a file, or anonymous memory.
+#![forbid(unsafe_code)]
+
+pub mod index;
+pub mod region;

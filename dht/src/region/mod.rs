@@ -1,0 +1,1 @@
+//! The mapped memory that the tables live in.
