@@ -202,3 +202,31 @@ fn the_watchdog_names_an_spdk_thread_whose_poller_does_not_return() {
         },
     );
 }
+
+#[test]
+fn an_spdk_thread_that_keeps_a_poller_is_named_when_the_deadline_passes() {
+    if synchronisation_is_unseen() {
+        return;
+    }
+    isolate::run(
+        "an_spdk_thread_that_keeps_a_poller_is_named_when_the_deadline_passes",
+        || {
+            let env = EnvOptions::default().start().unwrap();
+            let config = ReactorConfig {
+                shutdown_deadline: Duration::from_millis(1200),
+                ..config()
+            };
+            let ended = start(&env, config, |_| async {
+                attach_spdk_thread("forgetful");
+                std::mem::forget(Poller::register("stays", Duration::ZERO, || true));
+            });
+            let error = ended.unwrap_err();
+            assert_eq!(error.exit_status(), ExitStatus::DeadlinePassed);
+            let sentence = error.to_string();
+            assert!(
+                sentence.contains("SPDK thread 'forgetful' has not exited"),
+                "{sentence}"
+            );
+        },
+    );
+}

@@ -31,9 +31,8 @@ impl Source for SpdkThread {
         SpdkThread::poll(self)
     }
 
-    /// Dropping the thread exits it, and waits for that by itself.
     fn finish(&mut self) -> bool {
-        true
+        self.poll_exit()
     }
 }
 

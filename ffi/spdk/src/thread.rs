@@ -11,7 +11,7 @@
 //! A [`SpdkThread`] is current on its OS thread from its creation on, so that code between two
 //! polls may call SPDK. It does not load-balance and does not move.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int, c_void};
 use std::future::Future;
 use std::marker::PhantomData;
@@ -107,12 +107,20 @@ impl ThreadHandle {
     }
 }
 
+enum Life {
+    Running,
+    /// Takes no more messages; told to exit once the last one, which sets this, has run.
+    Draining(Rc<Cell<bool>>),
+    /// Waits for channels and pollers to go, since then.
+    Exiting(Instant),
+}
+
 /// An SPDK thread that the calling OS thread polls.
 pub struct SpdkThread {
     raw: NonNull<sys::spdk_thread>,
     name: String,
     target: Arc<RwLock<Option<RawThread>>>,
-    exited: bool,
+    life: Life,
     _on_one_thread: PhantomData<*mut ()>,
 }
 
@@ -134,7 +142,7 @@ impl SpdkThread {
             raw,
             name: name.into(),
             target,
-            exited: false,
+            life: Life::Running,
             _on_one_thread: PhantomData,
         };
         thread.make_current();
@@ -171,23 +179,74 @@ impl SpdkThread {
     /// # Panics
     /// When channels, descriptors or pollers made on it are still there after
     /// [`THREAD_EXIT_LIMIT`]: drop them first.
-    pub fn exit(mut self) {
-        self.shut_down();
+    pub fn exit(self) {
+        drop(self);
     }
 
-    fn shut_down(&mut self) {
-        self.exited = true;
+    /// One turn of a thread that is to exit; whether it has. From the first call on it takes no
+    /// more messages from [`ThreadHandle`]s; it runs those that it has, and ends once all that was
+    /// made on it is dropped. One that keeps a channel or a poller for longer than
+    /// [`THREAD_EXIT_LIMIT`] never ends.
+    pub fn poll_exit(&mut self) -> bool {
         self.make_current();
-        *self.target.write().unwrap_or_else(PoisonError::into_inner) = None;
-        while self.poll() {}
-        // SAFETY: the thread is alive and current.
-        unsafe { sys::spdk_thread_exit(self.raw.as_ptr()) };
-        let deadline = Instant::now() + THREAD_EXIT_LIMIT.mul_f32(0.9);
-        // SAFETY: the thread is alive.
-        while !unsafe { sys::spdk_thread_is_exited(self.raw.as_ptr()) } {
+        match &self.life {
+            Life::Running => self.begin_exit(),
+            Life::Draining(drained) if drained.get() => {
+                // SAFETY: the thread is alive and current.
+                unsafe { sys::spdk_thread_exit(self.raw.as_ptr()) };
+                self.life = Life::Exiting(Instant::now());
+            }
+            Life::Draining(_) | Life::Exiting(_) => {}
+        }
+        if self.may_still_exit() {
             self.poll();
+        }
+        // SAFETY: the thread is alive.
+        unsafe { sys::spdk_thread_is_exited(self.raw.as_ptr()) }
+    }
+
+    fn begin_exit(&mut self) {
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let drained = Rc::new(Cell::new(false));
+        let ctx = Rc::into_raw(drained.clone());
+        // SAFETY: the thread is alive, and set_drained takes the count that ctx holds.
+        let rc = unsafe {
+            sys::oriel_thread_send_msg(self.raw.as_ptr(), Some(set_drained), ctx.cast_mut().cast())
+        };
+        if rc != 0 {
+            // No room for one more: the next turn tries again, once there is.
+            // SAFETY: a refused message is never delivered, so the count is still ours.
+            unsafe { Rc::decrement_strong_count(ctx) };
+            return;
+        }
+        self.life = Life::Draining(drained);
+    }
+
+    /// SPDK gives up waiting after the limit and lets the thread go with its channels, whose
+    /// completions then run on freed memory. It looks at its watch when polled only.
+    fn may_still_exit(&self) -> bool {
+        match self.life {
+            Life::Exiting(since) => since.elapsed() < THREAD_EXIT_LIMIT.mul_f32(0.9),
+            Life::Running | Life::Draining(_) => true,
+        }
+    }
+}
+
+extern "C" fn set_drained(ctx: *mut c_void) {
+    // SAFETY: `ctx` is the count that begin_exit() leaked, and SPDK delivers each message once.
+    let drained = unsafe { Rc::from_raw(ctx.cast::<Cell<bool>>().cast_const()) };
+    drained.set(true);
+}
+
+impl Drop for SpdkThread {
+    fn drop(&mut self) {
+        // During a panic the objects on the thread may be anywhere; the process is ending anyway.
+        if std::thread::panicking() {
+            return;
+        }
+        while !self.poll_exit() {
             assert!(
-                Instant::now() < deadline,
+                self.may_still_exit(),
                 "the SPDK thread '{}' still has I/O channels or pollers: drop every Channel, BdevDesc and Poller made on it before it exits",
                 self.name
             );
@@ -196,15 +255,6 @@ impl SpdkThread {
         unsafe { sys::spdk_set_thread(std::ptr::null_mut()) };
         // SAFETY: the thread has exited and is destroyed once; the handles' pointer is gone.
         unsafe { sys::spdk_thread_destroy(self.raw.as_ptr()) };
-    }
-}
-
-impl Drop for SpdkThread {
-    fn drop(&mut self) {
-        // During a panic the objects on the thread may be anywhere; the process is ending anyway.
-        if !self.exited && !std::thread::panicking() {
-            self.shut_down();
-        }
     }
 }
 
