@@ -37,6 +37,13 @@ recipe_unpack() {
     tar -xJf "$1" -C "$2" --strip-components=3 --no-same-owner --wildcards --no-wildcards-match-slash '*/src/spdk' &&
         # SPDK switches off the libraries of DPDK that it does not use. The tap driver needs this one.
         sed -i '/^build = false$/d; /^reason = .not needed by SPDK.$/d' "$2/dpdk/lib/librte_gso/meson.build" &&
+        # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has
+        # them (QEMU's, those of some clouds) it may look full before its first command and wait for ever. SPDK does
+        # this by itself from v21.04 on.
+        sed -i 's|^\t\tpqpair->flags.has_shadow_doorbell = 1;|&\
+\t\t*pqpair->shadow_doorbell.sq_tdbl = *pqpair->shadow_doorbell.sq_eventidx = 0;\
+\t\t*pqpair->shadow_doorbell.cq_hdbl = *pqpair->shadow_doorbell.cq_eventidx = 0;|' "$2/lib/nvme/nvme_pcie.c" &&
+        grep -q 'shadow_doorbell.cq_hdbl = \*' "$2/lib/nvme/nvme_pcie.c" &&
         # The tests as a whole want CUnit. Only bdevperf is built from them, see below.
         sed -i '/^DIRS-y += test$/d' "$2/Makefile"
 }

@@ -1,7 +1,9 @@
 //! What the programs that run in the lab's guest share.
 
 use std::error::Error;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use oriel_spdk::env::Pci;
@@ -81,13 +83,43 @@ pub async fn until(
     let start = Instant::now();
     std::future::poll_fn(|_| {
         if condition() {
-            std::task::Poll::Ready(Ok(()))
+            Poll::Ready(Ok(()))
         } else if start.elapsed() > limit {
             let late = format!("{what} did not happen within {} s", limit.as_secs());
-            std::task::Poll::Ready(Err(late.into()))
+            Poll::Ready(Err(late.into()))
         } else {
-            std::task::Poll::Pending
+            Poll::Pending
         }
     })
     .await
+}
+
+/// Runs both to their ends, in turns.
+pub async fn both(
+    one: impl Future<Output = Result<(), Failure>>,
+    other: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut first, mut second) = (None, None);
+    std::future::poll_fn(|cx| {
+        poll_once(one.as_mut(), &mut first, cx);
+        poll_once(other.as_mut(), &mut second, cx);
+        match (first.take(), second.take()) {
+            (Some(one), Some(other)) => Poll::Ready(one.and(other)),
+            (Some(Err(failure)), None) | (None, Some(Err(failure))) => Poll::Ready(Err(failure)),
+            (one, other) => {
+                (first, second) = (one, other);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+fn poll_once<F: Future>(future: Pin<&mut F>, done: &mut Option<F::Output>, cx: &mut Context<'_>) {
+    if done.is_none()
+        && let Poll::Ready(value) = future.poll(cx)
+    {
+        *done = Some(value);
+    }
 }

@@ -144,20 +144,26 @@ async fn remove_under_load(
     let all_ended = until("the end of every request", LIMIT, ended).await;
     println!("ended: {load:?}");
     all_ended?;
-    if SPDK_RELEASE == "20.07" {
-        // This release forgets whom to tell about a drive that was attached by its address (its
-        // connect path sets no remove callback), so the drive's user acts on the errors.
-        create::delete(sub, Kind::Nvme, "Pulled").await?;
-    }
-    until("the event of the removal", LIMIT, || removed.get() > 0).await?;
     let ended = load.failed.get() + load.refused.get();
     ensure!(ended == DEPTH, "{ended} of {DEPTH} requests ended");
     ensure!(load.failed.get() > 0, "no request in flight failed");
 
-    // Its user lets go, and the drive leaves SPDK and then the machine.
-    drop((channel, desc));
-    let gone = || !oriel_spdk::bdev::exists("Pulledn1");
-    until("the block device's end", LIMIT, gone).await?;
+    // Its user is told and lets go, and the drive leaves SPDK and then the machine.
+    let let_go = async {
+        until("the event of the removal", LIMIT, || removed.get() > 0).await?;
+        drop((channel, desc));
+        let gone = || !oriel_spdk::bdev::exists("Pulledn1");
+        until("the block device's end", LIMIT, gone).await
+    };
+    let told = async {
+        if SPDK_RELEASE == "20.07" {
+            // This release forgets whom to tell about a drive that was attached by its address (its
+            // connect path sets no remove callback), so the drive's user acts on the errors.
+            create::delete(sub, Kind::Nvme, "Pulled").await?;
+        }
+        Ok(())
+    };
+    lab::both(let_go, told).await?;
     let entry = PathBuf::from(format!("/sys/bus/pci/devices/{drive}"));
     until("the drive's end", LIMIT, || !entry.exists()).await?;
     ensure!(

@@ -450,11 +450,24 @@ pub async fn delete(sub: &Subsystems, kind: Kind, name: &str) -> Result<(), Dele
         Kind::Error => "bdev_error_delete",
         Kind::Delay => "bdev_delay_delete",
     };
-    let result = sub.rpc().call(method, json!({ "name": name })).await;
-    result.map_err(|source| DeleteError {
+    let failed = |source| DeleteError {
         name: name.into(),
         source,
-    })?;
+    };
+    let called = sub.rpc().call(method, json!({ "name": name })).await;
+    called.map_err(failed)?;
+    if kind == Kind::Nvme {
+        // SPDK answers at once. The controller goes after its block devices, and only then may the
+        // drive be attached again, or another process have it.
+        while has_controller(sub, name).await.map_err(failed)? {}
+    }
     sub.locks.borrow_mut().remove(name);
     Ok(())
+}
+
+async fn has_controller(sub: &Subsystems, name: &str) -> Result<bool, RpcError> {
+    let controllers = sub.rpc().call("bdev_nvme_get_controllers", Value::Null);
+    let controllers = controllers.await?;
+    let mut named = controllers.as_array().into_iter().flatten();
+    Ok(named.any(|controller| controller["name"] == name))
 }
