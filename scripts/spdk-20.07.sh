@@ -37,15 +37,26 @@ recipe_unpack() {
     tar -xJf "$1" -C "$2" --strip-components=3 --no-same-owner --wildcards --no-wildcards-match-slash '*/src/spdk' &&
         # SPDK switches off the libraries of DPDK that it does not use. The tap driver needs this one.
         sed -i '/^build = false$/d; /^reason = .not needed by SPDK.$/d' "$2/dpdk/lib/librte_gso/meson.build" &&
-        # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has
-        # them (QEMU's, those of some clouds) it may look full before its first command and wait for ever. SPDK does
-        # this by itself from v21.04 on.
-        sed -i 's|^\t\tpqpair->flags.has_shadow_doorbell = 1;|&\
-\t\t*pqpair->shadow_doorbell.sq_tdbl = *pqpair->shadow_doorbell.sq_eventidx = 0;\
-\t\t*pqpair->shadow_doorbell.cq_hdbl = *pqpair->shadow_doorbell.cq_eventidx = 0;|' "$2/lib/nvme/nvme_pcie.c" &&
-        grep -q 'shadow_doorbell.cq_hdbl = \*' "$2/lib/nvme/nvme_pcie.c" &&
+        recipe_mend "$2" &&
         # The tests as a whole want CUnit. Only bdevperf is built from them, see below.
         sed -i '/^DIRS-y += test$/d' "$2/Makefile"
+}
+
+# recipe_mend DIR
+# Two faults of v20.07 that make a drive unusable. `.mended` tells our build scripts that they are gone.
+recipe_mend() {
+    # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has them
+    # (QEMU's, those of some clouds) it may look full before its first command and wait for ever. Later releases reset
+    # them, from v21.04 on.
+    sed -i 's|^\t\tpqpair->flags.has_shadow_doorbell = 1;|&\
+\t\t*pqpair->shadow_doorbell.sq_tdbl = *pqpair->shadow_doorbell.sq_eventidx = 0;\
+\t\t*pqpair->shadow_doorbell.cq_hdbl = *pqpair->shadow_doorbell.cq_eventidx = 0;|' "$1/lib/nvme/nvme_pcie.c" &&
+        grep -q 'shadow_doorbell.cq_hdbl = \*' "$1/lib/nvme/nvme_pcie.c" &&
+        # The rings ask for polled completions, which the kernel refuses on drives without queues for polling: nearly all.
+        # From v20.10 on they do not.
+        sed -i '/io_uring_queue_init/s/IORING_SETUP_IOPOLL/0/' "$1/module/bdev/uring/bdev_uring.c" &&
+        grep -q 'io_uring_queue_init(SPDK_URING_QUEUE_DEPTH, &ch->uring, 0)' "$1/module/bdev/uring/bdev_uring.c" &&
+        touch "$1/.mended"
 }
 
 # recipe_configure DIR
@@ -74,7 +85,7 @@ recipe_trim() {
     cd "$from" || return
     kept=$(mktemp -d "$from/kept.XXXXXX") &&
         mkdir -p "$kept"/{dpdk,isa-l/.libs,test/bdev/bdevperf} &&
-        mv build include mk scripts CONFIG LICENSE "$kept/" &&
+        mv build include mk scripts CONFIG LICENSE .mended "$kept/" &&
         mv dpdk/build dpdk/license dpdk/VERSION "$kept/dpdk/" &&
         mv isa-l/.libs/libisal.a "$kept/isa-l/.libs/" &&
         mv isa-l/include isa-l/LICENSE "$kept/isa-l/" &&

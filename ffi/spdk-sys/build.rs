@@ -88,6 +88,8 @@ struct Spdk {
     lib_dirs: Vec<PathBuf>,
     dpdk_include: Option<PathBuf>,
     dpdk_lib: Option<PathBuf>,
+    /// Built by scripts/bootstrap, which mends what is broken in v20.07.
+    mended: bool,
 }
 
 fn main() {
@@ -108,6 +110,10 @@ fn main() {
     let release = release(&spdk);
     println!("cargo:version={release}");
     println!("cargo:rustc-env=ORIEL_SPDK_RELEASE={release}");
+    println!("cargo:rustc-check-cfg=cfg(spdk_mended)");
+    if spdk.mended {
+        println!("cargo:rustc-cfg=spdk_mended");
+    }
     if let Some(dir) = &spdk.dpdk_include {
         println!("cargo:dpdk_include={}", dir.display());
     }
@@ -170,6 +176,7 @@ fn build_tree(dir: &Path) -> Option<Spdk> {
         lib_dirs,
         dpdk_include: Some(dpdk.join("include")),
         dpdk_lib: Some(dpdk.join("lib")),
+        mended: dir.join(".mended").exists(),
     })
 }
 
@@ -207,6 +214,7 @@ fn installed() -> Option<Spdk> {
         lib_dirs,
         dpdk_include,
         dpdk_lib,
+        mended: false,
     })
 }
 

@@ -79,9 +79,9 @@ pub enum CreateError {
         /// The block size asked for.
         block_size: u32,
     },
-    /// The linked SPDK's io_uring module is broken.
+    /// The linked SPDK's io_uring module wants what hardly any drive has.
     #[error(
-        "SPDK {release} fails reads through its io_uring module on current kernels: use AIO for this drive, or build against a newer SPDK"
+        "the io_uring module of SPDK {release} needs a drive with queues for polling: use AIO for this drive, or the SPDK that scripts/bootstrap builds, or a newer one"
     )]
     UringBroken {
         /// The linked release.
@@ -250,15 +250,15 @@ pub async fn aio(
 
 /// A file or kernel block device through io_uring.
 ///
-/// Refused with v20.07, whose module reported failure for reads that SPDK splits in two (seen on
-/// Linux 6.x with requests that cross the module's I/O boundary). v26.05 passes the same test.
+/// Refused with a v20.07 that scripts/bootstrap did not build: it opens its rings for polled
+/// completions, and the kernel then fails every request to a drive that has no queues for polling.
 pub async fn uring(
     sub: &Subsystems,
     name: &str,
     path: &Path,
     block_size: u32,
 ) -> Result<(), CreateError> {
-    if crate::SPDK_RELEASE == "20.07" {
+    if crate::SPDK_RELEASE == "20.07" && !oriel_spdk_sys::SPDK_MENDED {
         return Err(CreateError::UringBroken {
             release: crate::SPDK_RELEASE,
         });
