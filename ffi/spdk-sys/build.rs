@@ -27,6 +27,7 @@ const SPDK_LIBS: &[&str] = &[
     "notify",
     "dma",
     "keyring",
+    "keyring_file",
     "sock",
     "sock_posix",
     "accel",

@@ -31,6 +31,7 @@ pub mod device;
 pub mod dma;
 pub mod env;
 pub mod isolate;
+pub mod keyring;
 pub mod limits;
 mod log;
 pub mod nvmf;

@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use oriel_spdk::bdev::{Access, BdevDesc, BlockRange};
-use oriel_spdk::{CoreSet, DmaBuf, EnvOptions, SpdkThread, Subsystems, block_on};
+use oriel_spdk::{CoreSet, DmaBuf, EnvOptions, SpdkThread, Subsystems, block_on, keyring};
 use serde_json::json;
 
 use super::{Address, pending};
@@ -131,6 +132,22 @@ impl Host {
             .await
     }
 
+    /// Tells the host of a key and attaches with it.
+    pub(crate) async fn attach_with_key(
+        &mut self,
+        address: Address,
+        subsystem: &str,
+        host: &str,
+        key: (&str, &Path),
+    ) -> String {
+        let (name, path) = key;
+        let known = self.ask(&format!("key {name} {}", path.display())).await;
+        assert_eq!(known, "ok");
+        let (ip, port) = (address.socket.ip(), address.socket.port());
+        self.ask(&format!("attach {ip} {port} {subsystem} {host} {name}"))
+            .await
+    }
+
     /// Ends the host's process in order and says whether that went well.
     pub(crate) async fn end(mut self) {
         self.stdin = None;
@@ -187,11 +204,17 @@ pub(crate) fn main() {
 
 async fn obey(sub: &Subsystems, words: &[&str]) -> String {
     let result = match words {
-        ["attach", ip, port, subsystem, host] => {
-            let params = json!({
+        ["key", name, path] => keyring::add_file(sub, name, Path::new(path))
+            .await
+            .map_err(|error| error.to_string()),
+        ["attach", ip, port, subsystem, host, key @ ..] => {
+            let mut params = json!({
                 "name": "Host", "trtype": "TCP", "adrfam": "IPv4", "traddr": ip, "trsvcid": port,
                 "subnqn": subsystem, "hostnqn": host,
             });
+            if let [key] = key {
+                params["dhchap_key"] = json!(key);
+            }
             // SPDK answers "detach" before the controller of that name is gone.
             let deadline = Instant::now() + ANSWER_LIMIT / 4;
             loop {
