@@ -29,8 +29,6 @@ pub(crate) const REBUILDS_MAX: usize = RUNS_MAX + 1;
 
 // A shard set is a 32-bit mask.
 const _: () = assert!(SHARDS_MAX <= 32);
-// The points of the Cauchy matrix are shard numbers, which must be distinct elements of GF(2^8).
-const _: () = assert!(SHARDS_MAX <= 256);
 const _: () = assert!(BLOCK_BYTES.is_power_of_two() && UNIT_BYTES_MAX.is_power_of_two());
 // A tile of the widest scheme still has whole blocks.
 const _: () = assert!(TILE_BYTES / SHARDS_MAX >= BLOCK_BYTES as usize);

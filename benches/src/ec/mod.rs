@@ -4,6 +4,8 @@
 mod gate;
 mod machine;
 mod measure;
+mod pages;
+mod peers;
 mod rig;
 mod table;
 

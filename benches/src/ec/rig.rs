@@ -12,6 +12,9 @@ use oriel_isal_sys::bare;
 use reed_solomon_erasure::galois_8::ReedSolomon;
 use reed_solomon_simd::ReedSolomonEncoder;
 
+use super::pages::Pages;
+use super::peers::{bare_decode, bare_stream, erasure, simd};
+
 /// Data and parity shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -79,7 +82,7 @@ const UNIT: usize = 64 << 10;
 const WINDOW: usize = 8 << 20;
 const CRATE_CHUNK: usize = 16 << 10;
 /// What arrives at a time in a stream.
-const PIECE: usize = 16 << 10;
+pub(super) const PIECE: usize = 16 << 10;
 const REPEATS: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,10 +143,10 @@ enum Tool {
 pub(crate) struct Rig {
     shape: Shape,
     /// The shard of each data shard, and the lost ones' true bytes.
-    data: Vec<Vec<u8>>,
-    parity: Vec<Vec<u8>>,
+    data: Vec<Pages>,
+    parity: Vec<Pages>,
     /// Where copies and rebuilt shards go.
-    copy: Vec<Vec<u8>>,
+    copy: Vec<Pages>,
     checksums: Vec<Crc32c>,
     /// The shape of a streamed stripe.
     stripe: StripeShape,
@@ -161,14 +164,18 @@ impl Rig {
     pub(crate) fn new(shape: Shape, set: Set, sides: &[Side]) -> Self {
         let length = set.shard_bytes(shape);
         let noise =
-            |shard: usize| (0..length).map(move |at| (at * 31 + at / 253 + shard * 97) as u8);
-        let data: Vec<Vec<u8>> = (0..shape.k).map(|shard| noise(shard).collect()).collect();
+            |shard: usize| Pages::filled(length, |at| (at * 31 + at / 253 + shard * 97) as u8);
+        let same = |count: usize, byte: u8| -> Vec<Pages> {
+            (0..count)
+                .map(|_| Pages::filled(length, |_| byte))
+                .collect()
+        };
         let scheme = Scheme::ec(shape.k, shape.m).expect("checked where it was given");
         let mut rig = Self {
             shape,
-            data,
-            parity: vec![vec![0; length]; shape.m],
-            copy: vec![vec![1; length]; shape.k],
+            data: (0..shape.k).map(noise).collect(),
+            parity: same(shape.m, 0),
+            copy: same(shape.k, 1),
             checksums: vec![Crc32c::EMPTY; shape.k + shape.m],
             stripe: stripe_shape(scheme, length.min(UNIT)),
             tools: Vec::new(),
@@ -190,8 +197,8 @@ impl Rig {
     /// Writes the true parity, which decoding needs and the peers overwrite.
     pub(crate) fn restore(&mut self) {
         let scheme = Scheme::ec(self.shape.k, self.shape.m).expect("checked where it was given");
-        let data: Vec<&[u8]> = self.data.iter().map(Vec::as_slice).collect();
-        let mut parity: Vec<&mut [u8]> = self.parity.iter_mut().map(Vec::as_mut_slice).collect();
+        let data: Vec<&[u8]> = self.data.iter().map(|shard| &**shard).collect();
+        let mut parity: Vec<&mut [u8]> = self.parity.iter_mut().map(|shard| &mut **shard).collect();
         Codec::new(scheme)
             .encode(&data, &mut parity)
             .expect("buffers of one length");
@@ -364,38 +371,6 @@ fn stripe_shape(scheme: Scheme, unit: usize) -> StripeShape {
         .expect("a blob that is not empty has a stripe")
 }
 
-fn simd(
-    encoder: &mut ReedSolomonEncoder,
-    inputs: &[&[u8]],
-    outputs: &mut [&mut [u8]],
-    chunk: usize,
-) {
-    for at in (0..=inputs[0].len() - chunk).step_by(chunk) {
-        for input in inputs {
-            encoder
-                .add_original_shard(&input[at..at + chunk])
-                .expect("as many as it was made for");
-        }
-        let result = encoder.encode().expect("all data shards were added");
-        for (output, recovery) in outputs.iter_mut().zip(result.recovery_iter()) {
-            output[at..at + chunk].copy_from_slice(recovery);
-        }
-    }
-}
-
-fn erasure(coder: &ReedSolomon, inputs: &[&[u8]], outputs: &mut [&mut [u8]], chunk: usize) {
-    for at in (0..=inputs[0].len() - chunk).step_by(chunk) {
-        let data: Vec<&[u8]> = inputs.iter().map(|input| &input[at..at + chunk]).collect();
-        let mut parity: Vec<&mut [u8]> = outputs
-            .iter_mut()
-            .map(|output| &mut output[at..at + chunk])
-            .collect();
-        coder
-            .encode_sep(&data, &mut parity)
-            .expect("buffers of one length");
-    }
-}
-
 fn decode(
     codec: &mut Codec,
     lost: usize,
@@ -421,30 +396,6 @@ fn decode(
         codec
             .decode(black_box(&sources), &mut targets)
             .expect("as many sources as data shards");
-    }
-}
-
-fn bare_decode(
-    bare: &bare::Bare,
-    lost: usize,
-    shape: Shape,
-    inputs: &[&[u8]],
-    parity: &[&mut [u8]],
-    copy: &mut [&mut [u8]],
-    repeats: usize,
-) {
-    let all = inputs
-        .iter()
-        .copied()
-        .chain(parity.iter().map(|shard| &**shard));
-    let sources: Vec<&[u8]> = all.skip(lost).take(shape.k).collect();
-    let mut targets: Vec<&mut [u8]> = copy
-        .iter_mut()
-        .take(lost)
-        .map(|bytes| &mut **bytes)
-        .collect();
-    for _ in 0..repeats {
-        bare.encode(black_box(&sources), &mut targets);
     }
 }
 
@@ -478,23 +429,5 @@ fn stream(
             .finish(codec, &mut parity)
             .expect("all pieces were pushed");
         checksums[..sums.len()].copy_from_slice(&sums);
-    }
-}
-
-fn bare_stream(bare: &bare::Bare, inputs: &[&[u8]], outputs: &mut [&mut [u8]], unit: usize) {
-    for at in (0..=inputs[0].len() - unit).step_by(unit) {
-        for output in &mut *outputs {
-            output[at..at + unit].fill(0);
-        }
-        for (column, input) in inputs.iter().enumerate() {
-            for from in (at..at + unit).step_by(PIECE) {
-                let to = (from + PIECE).min(at + unit);
-                let mut parity: Vec<&mut [u8]> = outputs
-                    .iter_mut()
-                    .map(|output| &mut output[from..to])
-                    .collect();
-                bare.update(column, &input[from..to], &mut parity);
-            }
-        }
     }
 }

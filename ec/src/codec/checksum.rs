@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::{isal, portable};
+use crate::limits::SHARDS_MAX;
 
 /// The CRC32C (Castagnoli) of some bytes, to which more bytes can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,6 +30,22 @@ impl Crc32c {
     #[must_use]
     pub fn and_portable(self, bytes: &[u8]) -> Self {
         Self(!portable::crc32c(!self.0, bytes))
+    }
+
+    /// The states from which the checksums go on, as kernels want them.
+    pub(super) fn states(checksums: &[Self]) -> [u32; SHARDS_MAX] {
+        let mut states = [0; SHARDS_MAX];
+        for (state, checksum) in states.iter_mut().zip(checksums) {
+            *state = !checksum.0;
+        }
+        states
+    }
+
+    /// Takes the states back.
+    pub(super) fn set_states(checksums: &mut [Self], states: &[u32; SHARDS_MAX]) {
+        for (checksum, state) in checksums.iter_mut().zip(states) {
+            checksum.0 = !state;
+        }
     }
 
     /// The checksum of the XOR of some inputs, without looking at it: `before` and `after` are the inputs' checksums before

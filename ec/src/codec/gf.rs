@@ -60,30 +60,54 @@ const fn inverse(a: u8) -> u8 {
 
 /// The coefficient of each data shard in each parity shard: part of the format of stored data, never to be changed.
 ///
-/// The entry 1 / ((16 + row) xor column) makes a Cauchy matrix, of which every square part is invertible, so that any k
-/// shards give back the rest. Scaling its columns and rows keeps that, and makes the first row and the first column all
-/// ones: one parity is plain XOR, and with k = 1 every parity shard is a copy. No entry depends on k or m, so a stripe
-/// whose last data shards are zeros is also a stripe of a narrower scheme.
+/// Parity 0 is the sum of the data, parity 1 has the coefficient 2^c for data shard c (so far they are RAID-6's P and Q), and
+/// parity r from 2 on has (x + 1) / (x + 2^-c) with x = 2^(r - 1).
+///
+/// This is a Cauchy matrix, of which every square part is invertible, so that any k shards give back the rest: rows stand
+/// for the points infinity, 0, 2 and 4, columns for 2^0, 2^-1 and so on, an entry is 1 / (row + column), and each row is
+/// scaled to begin with 1. So with k = 1 every parity shard is a copy. No entry depends on k or m, so a stripe whose
+/// last data shards are zeros is also a stripe of a narrower scheme.
 pub(super) const COEFFICIENTS: [[u8; DATA_SHARDS_MAX]; PARITY_SHARDS_MAX] = {
-    let mut matrix = [[0u8; DATA_SHARDS_MAX]; PARITY_SHARDS_MAX];
-    let mut row = 0;
+    let mut matrix = [[1u8; DATA_SHARDS_MAX]; PARITY_SHARDS_MAX];
+    let mut row = 1;
     while row < PARITY_SHARDS_MAX {
         let mut column = 0;
         while column < DATA_SHARDS_MAX {
-            let cauchy = inverse((DATA_SHARDS_MAX + row) as u8 ^ column as u8);
-            let first_in_column = inverse(DATA_SHARDS_MAX as u8 ^ column as u8);
-            let scaled = mul(cauchy, inverse(first_in_column));
-            // The first entry of this row after the columns were scaled: column 0's 1 / (16 + row) times 16.
-            let first_in_row = mul(
-                inverse((DATA_SHARDS_MAX + row) as u8),
-                DATA_SHARDS_MAX as u8,
-            );
-            matrix[row][column] = mul(scaled, inverse(first_in_row));
+            matrix[row][column] = if row == 1 {
+                EXP[column]
+            } else {
+                let point = EXP[row - 1];
+                mul(point ^ 1, inverse(point ^ inverse(EXP[column])))
+            };
             column += 1;
         }
         row += 1;
     }
     matrix
+};
+
+// A row's point 2^(r - 1) is a column's 2^-c = 2^(255 - c) only for c from 256 - r on.
+const _: () = assert!(DATA_SHARDS_MAX + PARITY_SHARDS_MAX <= 256);
+
+/// Multiplication by each element as a matrix of bits, in the form of the instruction GF2P8AFFINEQB: the highest byte says
+/// which bits of the factor make up bit 0 of the product.
+pub(super) const MATRICES: [u64; 256] = {
+    let mut matrices = [0u64; 256];
+    let mut factor = 0;
+    while factor < 256 {
+        let mut bit = 0;
+        while bit < 8 {
+            let column = product(factor as u8, 1 << bit);
+            let mut row = 0;
+            while row < 8 {
+                matrices[factor] |= ((column >> row & 1) as u64) << (8 * (7 - row) + bit);
+                row += 1;
+            }
+            bit += 1;
+        }
+        factor += 1;
+    }
+    matrices
 };
 
 /// A square matrix of at most [`DATA_SHARDS_MAX`] rows.
@@ -158,6 +182,7 @@ fn invert(mut matrix: Square, size: usize) -> Square {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::SHARDS_MAX;
 
     #[test]
     fn the_stored_format_keeps_its_coefficients() {
@@ -170,12 +195,40 @@ mod tests {
         assert_eq!(
             golden,
             [
-                "01820a15803753586e4051162773d26d",
-                "010a37da27f749515491b5b4e17cd95e",
-                "0115dab4a57ed07fc143dbf4af8d78ab"
+                "01020408102040801d3a74e8cd871326",
+                "01f5d2c49a71f17ffc87c1c6192f4055",
+                "01bba6d7c707ce824a2fa59bb660f1ad"
             ],
             "stored parity could no longer be read"
         );
+    }
+
+    #[test]
+    fn any_shards_give_back_the_others() {
+        let all = ShardSet::span(0, SHARDS_MAX);
+        let mut patterns = 0;
+        for lost in (0..1u32 << SHARDS_MAX).map(ShardSet::from_mask) {
+            if lost.len() != PARITY_SHARDS_MAX {
+                continue;
+            }
+            // It ends the test if the rows of the sources are not independent.
+            let mut out = [0; DATA_SHARDS_MAX * PARITY_SHARDS_MAX];
+            recovery(DATA_SHARDS_MAX, all.minus(lost), lost, &mut out);
+            patterns += 1;
+        }
+        assert_eq!(patterns, 4845);
+    }
+
+    #[test]
+    fn matrices_multiply() {
+        for factor in 0..=255u8 {
+            for byte in 0..=255u8 {
+                let rows = MATRICES[usize::from(factor)].to_le_bytes();
+                let bit = |bit: u32| ((rows[7 - bit as usize] & byte).count_ones() & 1) << bit;
+                let found = (0..8).map(bit).sum::<u32>();
+                assert_eq!(found, u32::from(product(factor, byte)));
+            }
+        }
     }
 
     #[test]

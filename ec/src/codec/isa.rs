@@ -9,13 +9,13 @@ use std::fmt;
 pub enum Isa {
     /// Safe Rust that the compiler vectorises for the build's target; runs everywhere.
     Portable,
-    /// ISA-L with AVX2.
+    /// AVX2: code of ours for one and two parity shards, and for what a sum gives back; otherwise ISA-L.
     Avx2,
-    /// ISA-L with AVX-512 (F, BW, CD, DQ, VL).
+    /// AVX-512 (F, BW, CD, DQ, VL), in the same way.
     Avx512,
-    /// ISA-L with AVX2 and GFNI.
+    /// AVX2 and GFNI: ISA-L.
     Avx2Gfni,
-    /// ISA-L with AVX-512 and GFNI.
+    /// AVX-512, GFNI and VPCLMULQDQ: code of ours, with checksums in the same pass.
     Avx512Gfni,
 }
 
@@ -71,7 +71,7 @@ impl Isa {
                 Self::Avx2 => avx2(),
                 Self::Avx512 => avx512(),
                 Self::Avx2Gfni => avx2() && gfni(),
-                Self::Avx512Gfni => avx512() && gfni(),
+                Self::Avx512Gfni => avx512() && gfni() && is_x86_feature_detected!("vpclmulqdq"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! ISA-L behind safe functions: the only unsafe code of the crate.
+//! ISA-L behind safe functions.
 
 use std::ffi::c_int;
 use std::ops::Range;

@@ -2,8 +2,10 @@
 //!
 //! Buffers are borrowed, may lie anywhere (each shard's is a separate slice) and are never copied. A unit that lies in
 //! several pieces is coded piece by piece, since every byte is coded only with those at the same offset of other shards;
-//! checksums continue over the pieces. Where checksums are wanted, work goes in tiles of at most
-//! [`crate::limits::TILE_BYTES`] over all buffers, so that they read from the cache.
+//! checksums continue over the pieces.
+//!
+//! Whatever is common, code of ours does: everything with AVX-512 and GFNI, and sums and powers of 2 (which is to encode one
+//! or two parity shards, and to rebuild one shard from a sum) elsewhere. ISA-L does the rest, and adds pieces of a stream.
 //!
 //! A codec belongs to one reactor: it holds its tables and takes no lock.
 
@@ -17,6 +19,15 @@ mod pass;
 mod portable;
 mod seen;
 mod stream;
+#[cfg(target_arch = "x86_64")]
+#[expect(
+    unsafe_code,
+    reason = "kernels in vector instructions, each with its proof"
+)]
+mod vector;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_vector.rs"]
+mod vector;
 
 use std::fmt;
 
@@ -50,12 +61,20 @@ struct Coefficients<'a> {
 #[derive(Clone)]
 struct Prepared {
     coefficients: [u8; COEFFICIENTS_MAX],
+    /// The first output is the sum of the inputs.
+    first_is_sum: bool,
+    /// There are one or two outputs, the first is the sum and the second has the coefficients 1, 2, 4 and so on.
+    powers: bool,
+    matrices: vector::Matrices,
     tables: isal::Tables,
 }
 
 impl Prepared {
     const EMPTY: Self = Self {
         coefficients: [0; COEFFICIENTS_MAX],
+        first_is_sum: false,
+        powers: false,
+        matrices: [0; COEFFICIENTS_MAX],
         tables: isal::Tables::empty(),
     };
 }
@@ -75,6 +94,8 @@ pub struct Codec {
     isa: Isa,
     /// `None` is the portable code.
     kernel: Option<isal::Kernel>,
+    /// What is done without ISA-L.
+    vector: Option<vector::Vector>,
     /// The tables for stripes of 1, 2, and up to k data shards.
     widths: Box<[Prepared]>,
     /// A direct-mapped cache; a pattern that is not there replaces the one in its place.
@@ -118,6 +139,7 @@ impl Codec {
             scheme,
             isa,
             kernel: isal::Kernel::new(isa),
+            vector: vector::Vector::new(isa),
             widths: vec![Prepared::EMPTY; scheme.data_shards()].into(),
             patterns: vec![empty; PATTERNS_KEPT].into(),
         };
@@ -133,7 +155,15 @@ impl Codec {
         codec
     }
 
+    /// Makes what follows from the coefficients.
     fn expand(&self, prepared: &mut Prepared, inputs: usize, rows: usize) {
+        let used = &prepared.coefficients[..inputs * rows];
+        let is = |row: usize| used[row * inputs..][..inputs] == gf::COEFFICIENTS[row][..inputs];
+        prepared.first_is_sum = rows > 0 && is(0);
+        prepared.powers = prepared.first_is_sum && (rows == 1 || rows == 2 && is(1));
+        for (matrix, coefficient) in prepared.matrices.iter_mut().zip(used) {
+            *matrix = gf::MATRICES[usize::from(*coefficient)];
+        }
         if let Some(kernel) = self.kernel {
             let coefficients = Coefficients {
                 inputs,
@@ -161,7 +191,7 @@ impl Codec {
     /// A wrong number of buffers or a wrong length.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodecError> {
         self.check_buffers(data, parity, self.scheme.data_shards())?;
-        self.code(&self.widths[data.len() - 1], data, parity, None);
+        self.code(&self.widths[data.len() - 1], data, parity);
         Ok(())
     }
 
@@ -184,7 +214,7 @@ impl Codec {
                 found: checksums.len(),
             });
         }
-        self.code(&self.widths[data.len() - 1], data, parity, Some(checksums));
+        self.code_checked(&self.widths[data.len() - 1], data, parity, checksums);
         Ok(())
     }
 
@@ -220,7 +250,7 @@ impl Codec {
             front.push(head);
             back.push(tail);
         }
-        self.code(&self.widths[whole], &covered, &mut front, Some(&mut all));
+        self.code_checked(&self.widths[whole], &covered, &mut front, &mut all);
         let padding = [0u8; BLOCK_BYTES as usize];
         all[whole] = all[whole].and(&padding[..shape.last as usize - last.len()]);
         if last.len() < unit {
@@ -231,7 +261,7 @@ impl Codec {
                     *checksum = checksum.and(shard);
                 }
             } else {
-                self.code(&self.widths[whole - 1], &beyond, &mut back, Some(&mut all));
+                self.code_checked(&self.widths[whole - 1], &beyond, &mut back, &mut all);
             }
             all.insert(whole, padded);
         }
@@ -262,58 +292,51 @@ impl Codec {
     ) -> Result<(), CodecError> {
         let members = ShardSet::span(0, width).union(self.scheme.parity());
         let length = sources.first().map_or(0, |(_, bytes)| bytes.len());
-        let mut given = Seen::new(members, length);
-        // Of more sources than data shards, of which there are not more than there is room for, the first are used.
-        let mut inputs: [&[u8]; DATA_SHARDS_MAX] = [&[]; DATA_SHARDS_MAX];
-        for (place, (shard, bytes)) in sources.iter().enumerate() {
-            given.see(*shard, bytes.len());
-            if let Some(input) = inputs.get_mut(place) {
-                *input = bytes;
+        let mut given = Seen::NONE;
+        let mut inputs: ArrayVec<&[u8], DATA_SHARDS_MAX> = ArrayVec::new();
+        for (shard, bytes) in sources {
+            given.see(*shard, bytes.len(), length);
+            if inputs.len() < width {
+                inputs.push(bytes);
             }
         }
-        let mut all = given.second_list();
+        let mut wanted = Seen::NONE;
         for (shard, bytes) in &*lost {
-            all.see(*shard, bytes.len());
+            wanted.see(*shard, bytes.len(), length);
         }
-        if !all.good {
-            let sources = sources.iter().map(|(shard, bytes)| (*shard, bytes.len()));
-            let lost = lost.iter().map(|(shard, bytes)| (*shard, bytes.len()));
+        let in_order = given.in_order(&wanted, members);
+        if !in_order {
+            let lengths = |shard: ShardIndex, bytes: &[u8]| (shard, bytes.len());
+            let sources = sources.iter().map(|(shard, bytes)| lengths(*shard, bytes));
+            let lost = lost.iter().map(|(shard, bytes)| lengths(*shard, bytes));
             check_shards(members, length, sources.chain(lost))?;
         }
-        let wanted = all.shards.minus(given.shards);
-        if sources.len() < width {
-            let needed = width;
+        if inputs.len() < width {
             return Err(CodecError::TooFewSources {
-                lost: wanted,
-                sources: given.shards,
-                needed,
+                lost: wanted.shards(),
+                sources: given.shards(),
+                needed: width,
             });
         }
-        let sources = &sources[..width];
-        // Tables are made for shards in ascending order, in which most callers give them.
-        let from = if given.sorted {
-            given.shards.lowest(width)
-        } else {
-            let from: ShardSet = sources.iter().map(|(shard, _)| *shard).collect();
+        let mut from = given.shards();
+        if !in_order {
+            // Tables are made for shards in ascending order, in which most callers give them.
+            from = sources[..width].iter().map(|(shard, _)| *shard).collect();
             for (input, shard) in inputs.iter_mut().zip(from.iter()) {
                 let given = sources.iter().find(|(given, _)| *given == shard);
                 *input = given.map_or(&[], |(_, bytes)| bytes);
             }
-            from
-        };
-        if !all.sorted {
             lost.sort_unstable_by_key(|(shard, _)| *shard);
+        } else if sources.len() > width {
+            from = from.lowest(width);
         }
+        let mut outputs: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> = ArrayVec::new();
         // More than m distinct shards cannot be lost where k others are given, so the outputs have room.
-        let mut outputs: ArrayVec<&mut [u8], PARITY_SHARDS_MAX> =
-            lost.iter_mut().map(|(_, bytes)| &mut **bytes).collect();
-        let place = self.pattern(from, wanted);
-        self.code(
-            &self.patterns[place].prepared,
-            &inputs[..width],
-            &mut outputs,
-            None,
-        );
+        for (_, bytes) in lost.iter_mut() {
+            outputs.push(bytes);
+        }
+        let place = self.pattern(from, wanted.shards());
+        self.code(&self.patterns[place].prepared, &inputs, &mut outputs);
         Ok(())
     }
 

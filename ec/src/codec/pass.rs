@@ -1,7 +1,8 @@
-//! The one pass over the buffers, in tiles that are in the cache when their checksums are computed.
+//! The one pass over the buffers.
 //!
-//! Without checksums there is nothing to come back for, and one call codes whole buffers: the CPU's own prefetchers then
-//! run through undisturbed.
+//! Without checksums one call codes whole buffers: the CPU's own prefetchers then run through undisturbed. With checksums
+//! the best kernel makes them as it codes; elsewhere work goes in tiles that are in the cache when their checksums are
+//! computed.
 //!
 //! The checksum of a parity shard whose coefficients are all 1 is not computed from its bytes: it follows from those of
 //! the data.
@@ -16,58 +17,70 @@ use super::{Codec, Crc32c, Prepared, portable};
 use crate::limits::{BLOCK_BYTES, SHARDS_MAX, TILE_BYTES};
 
 impl Codec {
-    /// Codes buffers of one length, tile by tile. Checksums of inputs and outputs are carried along where they are wanted,
-    /// which is only with the tables of `widths`.
-    pub(super) fn code(
+    /// Codes buffers of one length.
+    pub(super) fn code(&self, prepared: &Prepared, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+        if let Some(vector) = self.vector
+            && vector.code(prepared, inputs, outputs)
+        {
+            return;
+        }
+        let length = inputs.first().map_or(0, |input| input.len());
+        for start in (0..length).step_by(CALL_BYTES) {
+            let range = start..length.min(start + CALL_BYTES);
+            self.code_range(prepared, inputs, outputs, range);
+        }
+    }
+
+    /// [`Self::code`] with tables of `widths`, and carries the checksums of inputs and outputs along.
+    pub(super) fn code_checked(
         &self,
         prepared: &Prepared,
         inputs: &[&[u8]],
         outputs: &mut [&mut [u8]],
-        mut checksums: Option<&mut [Crc32c]>,
+        checksums: &mut [Crc32c],
     ) {
+        let before: ArrayVec<Crc32c, SHARDS_MAX> = checksums.iter().copied().collect();
         let length = inputs.first().map_or(0, |input| input.len());
-        let tile = if checksums.is_some() {
-            tile_length(inputs.len() + outputs.len())
+        let mut states = Crc32c::states(checksums);
+        if let Some(vector) = self.vector
+            && vector.code_checked(prepared, inputs, outputs, &mut states)
+        {
+            Crc32c::set_states(checksums, &states);
         } else {
-            CALL_BYTES
-        };
-        let before: Option<ArrayVec<Crc32c, SHARDS_MAX>> = checksums
-            .as_deref()
-            .map(|checksums| checksums.iter().copied().collect());
-        let mut at = 0;
-        while at < length {
-            let range = at..length.min(at + tile);
-            match self.kernel {
-                Some(kernel) => kernel.encode(&prepared.tables, inputs, outputs, range.clone()),
-                None => portable::combine(
-                    &prepared.coefficients,
-                    inputs.len(),
-                    0,
-                    inputs,
-                    outputs,
-                    range.clone(),
-                    false,
-                ),
+            let tile = tile_length(inputs.len() + outputs.len());
+            for start in (0..length).step_by(tile) {
+                let range = start..length.min(start + tile);
+                self.code_range(prepared, inputs, outputs, range.clone());
+                self.carry(checksums, inputs, outputs, range);
             }
-            if let Some(checksums) = checksums.as_deref_mut() {
-                self.carry(checksums, inputs, outputs, range.clone());
-            }
-            at = range.end;
         }
-        if let (Some(checksums), Some(before)) = (checksums, before) {
-            let (data, parity) = checksums.split_at_mut(inputs.len());
-            for (row, checksum) in parity
-                .iter_mut()
-                .enumerate()
-                .take(sums_of_data(inputs.len(), outputs.len()))
-            {
-                *checksum = Crc32c::of_sum(
-                    &before[..inputs.len()],
-                    data,
-                    before[inputs.len() + row],
-                    length,
-                );
-            }
+        let (data, parity) = checksums.split_at_mut(inputs.len());
+        let (data_before, parity_before) = before.split_at(inputs.len());
+        let sums = sums_of_data(inputs.len(), outputs.len());
+        for (checksum, own) in parity.iter_mut().zip(parity_before).take(sums) {
+            *checksum = Crc32c::of_sum(data_before, data, *own, length);
+        }
+    }
+
+    fn code_range(
+        &self,
+        prepared: &Prepared,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        range: Range<usize>,
+    ) {
+        match self.kernel {
+            Some(kernel) => kernel.encode(&prepared.tables, inputs, outputs, range),
+            None if prepared.powers => portable::powers(inputs, outputs, range),
+            None => portable::combine(
+                &prepared.coefficients,
+                inputs.len(),
+                0,
+                inputs,
+                outputs,
+                range,
+                false,
+            ),
         }
     }
 

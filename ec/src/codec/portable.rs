@@ -46,6 +46,38 @@ pub(super) fn combine(
     }
 }
 
+/// [`combine`] for one or two outputs with the coefficients 1, 1, 1 and so on, and 1, 2, 4 and so on: by doubling and adding
+/// from the last input to the first.
+pub(super) fn powers(inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
+    for at in range.clone().step_by(CHUNK) {
+        let len = CHUNK.min(range.end - at);
+        let mut sums = [[0u8; CHUNK]; 2];
+        for input in inputs.iter().rev() {
+            let mut piece = [0u8; CHUNK];
+            piece[..len].copy_from_slice(&input[at..at + len]);
+            let [plain, doubled] = &mut sums;
+            for (sum, byte) in plain.iter_mut().zip(&piece) {
+                *sum ^= byte;
+            }
+            if outputs.len() > 1 {
+                for (sum, byte) in doubled.iter_mut().zip(&piece) {
+                    *sum = double(*sum) ^ byte;
+                }
+            }
+        }
+        for (sum, output) in sums.iter().zip(&mut *outputs) {
+            output[at..at + len].copy_from_slice(&sum[..len]);
+        }
+    }
+}
+
+/// The top bit, spread over the byte, selects the reduction without a branch.
+#[inline(always)]
+fn double(byte: u8) -> u8 {
+    let carried = ((byte as i8) >> 7) as u8;
+    byte << 1 ^ carried & REDUCED
+}
+
 /// Adds `power` times each factor to its sum: for each bit that is set, one doubling more of the input, which all sums share.
 #[inline(always)]
 fn add_products(
@@ -66,9 +98,7 @@ fn add_products(
             return;
         }
         for byte in &mut power {
-            // The top bit, spread over the byte, selects the reduction without a branch.
-            let carried = ((*byte as i8) >> 7) as u8;
-            *byte = *byte << 1 ^ carried & REDUCED;
+            *byte = double(*byte);
         }
     }
 }
@@ -151,6 +181,17 @@ const fn polynomial_product(a: u32, mut b: u32) -> u32 {
         };
     }
     sum
+}
+
+/// x to this power modulo CRC32C's polynomial, bits reversed.
+#[cfg(target_arch = "x86_64")]
+pub(super) const fn power_of_x(mut power: usize) -> u32 {
+    let mut value = 1u32 << 31;
+    while power > 0 {
+        value = (value >> 1) ^ (CASTAGNOLI * (value & 1));
+        power -= 1;
+    }
+    value
 }
 
 /// Carries the state of a CRC32C over `length` zero bytes.

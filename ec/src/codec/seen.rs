@@ -5,46 +5,49 @@
 use super::CodecError;
 use crate::units::{ShardIndex, ShardSet};
 
-/// What is known of the shards given so far. Rejections are rare, so what is wrong is found out only then.
+/// What a list of shards comes to. Rejections are rare, so what is wrong is found out only then.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
-    members: ShardSet,
-    length: usize,
-    pub(super) shards: ShardSet,
-    /// The shards came in ascending order.
-    pub(super) sorted: bool,
+    /// The shards, if [`Self::ascending`] holds and none is above 31.
+    mask: u32,
+    /// Each shard was above the one before.
+    ascending: bool,
     /// One more than the last shard.
-    highest: u8,
-    /// Every shard may be given, is new, and has the length.
-    pub(super) good: bool,
+    next: u32,
+    /// Bits in which a buffer's length differs from what is expected.
+    lengths_differ: usize,
 }
 
 impl Seen {
-    pub(super) fn new(members: ShardSet, length: usize) -> Self {
-        Self {
-            members,
-            length,
-            shards: ShardSet::EMPTY,
-            sorted: true,
-            highest: 0,
-            good: true,
-        }
-    }
-
-    /// The same, before a second list that is in an order of its own.
-    pub(super) fn second_list(self) -> Self {
-        Self { highest: 0, ..self }
-    }
+    pub(super) const NONE: Self = Self {
+        mask: 0,
+        ascending: true,
+        next: 0,
+        lengths_differ: 0,
+    };
 
     #[inline(always)]
-    pub(super) fn see(&mut self, shard: ShardIndex, length: usize) {
-        let known = self.members.contains(shard) && !self.shards.contains(shard);
-        self.good &= known & (length == self.length);
-        self.sorted &= shard.0 >= self.highest;
-        self.highest = shard.0.saturating_add(1);
-        if known {
-            self.shards = self.shards.with(shard);
-        }
+    pub(super) fn see(&mut self, shard: ShardIndex, length: usize, expected: usize) {
+        let shard = u32::from(shard.0);
+        self.ascending &= shard >= self.next;
+        self.next = shard + 1;
+        self.mask |= 1u32.wrapping_shl(shard);
+        self.lengths_differ |= length ^ expected;
+    }
+
+    pub(super) fn shards(&self) -> ShardSet {
+        ShardSet::from_mask(self.mask)
+    }
+
+    /// Whether both lists are in order, of this stripe, without a shard in common and all of the expected length.
+    pub(super) fn in_order(&self, other: &Self, members: ShardSet) -> bool {
+        let outside = (self.mask | other.mask) & !members.mask();
+        self.ascending
+            & other.ascending
+            & (self.next.max(other.next) <= u32::BITS)
+            & (self.mask & other.mask == 0)
+            & (outside == 0)
+            & (self.lengths_differ | other.lengths_differ == 0)
     }
 }
 

@@ -121,12 +121,12 @@ impl StripeStream {
     fn push_whole(&mut self, codec: &Codec, piece: &[u8], parity: &mut [&mut [u8]]) {
         let data: ArrayVec<&[u8], DATA_SHARDS_MAX> =
             piece.chunks(self.shape.unit as usize).collect();
-        let checksums = if self.checked {
-            Some(self.checksums.as_mut_slice())
+        let prepared = &codec.widths[data.len() - 1];
+        if self.checked {
+            codec.code_checked(prepared, &data, parity, &mut self.checksums);
         } else {
-            None
-        };
-        codec.code(&codec.widths[data.len() - 1], &data, parity, checksums);
+            codec.code(prepared, &data, parity);
+        }
         self.at = piece.len();
         self.parity_checked = self.shape.unit as usize;
     }
@@ -144,7 +144,7 @@ impl StripeStream {
             .map(|shard| &mut shard[offset..offset + part.len()])
             .collect();
         if shard == 0 {
-            codec.code(&codec.widths[0], &[part], &mut here, None);
+            codec.code(&codec.widths[0], &[part], &mut here);
         } else {
             codec.add(shard, part, &mut here);
         }

@@ -4,6 +4,8 @@
 
 pub(crate) mod store;
 
+use oriel_ec::{Bytes, Geometry, Isa, Layout, Scheme, StripeUnit, TailPolicy};
+
 /// The product in GF(2^8) by schoolbook multiplication and long division by x^8 + x^4 + x^3 + x^2 + 1.
 pub(crate) fn product(a: u8, b: u8) -> u8 {
     let mut wide = 0u16;
@@ -27,13 +29,15 @@ pub(crate) fn inverse(a: u8) -> u8 {
         .expect("every element but 0 has an inverse")
 }
 
-/// The coefficient of a data shard in a parity row: the Cauchy matrix over the points 16, 17, .. and 0, 1, .. with its
-/// first row and first column scaled to ones.
+/// The coefficient of a data shard in a parity row: 1, then powers of 2, then the Cauchy rows of the points 2 and 4.
 pub(crate) fn coefficient(row: usize, column: usize) -> u8 {
-    let cauchy = |row: usize, column: usize| inverse((16 + row) as u8 ^ column as u8);
-    let scaled = product(cauchy(row, column), inverse(cauchy(0, column)));
-    let first = product(cauchy(row, 0), inverse(cauchy(0, 0)));
-    product(scaled, inverse(first))
+    let power = (0..column).fold(1, |power, _| product(power, 2));
+    let point = [0, 0, 2, 4][row];
+    match row {
+        0 => 1,
+        1 => power,
+        _ => product(point ^ 1, inverse(point ^ inverse(power))),
+    }
 }
 
 /// The parity of data shards, the missing ends of shorter ones counting as zeros.
@@ -78,4 +82,31 @@ pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
         (state >> 24) as u8
     };
     std::iter::repeat_with(next).take(length).collect()
+}
+
+pub(crate) fn scheme(k: usize, m: usize) -> Scheme {
+    Scheme::ec(k, m).unwrap()
+}
+
+pub(crate) fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.present())
+}
+
+pub(crate) fn data(k: usize, length: usize) -> Vec<Vec<u8>> {
+    (0..k)
+        .map(|shard| noise(length, shard as u64 * 1000 + length as u64))
+        .collect()
+}
+
+pub(crate) fn slices(shards: &[Vec<u8>]) -> Vec<&[u8]> {
+    shards.iter().map(Vec::as_slice).collect()
+}
+
+pub(crate) fn slices_mut(shards: &mut [Vec<u8>]) -> Vec<&mut [u8]> {
+    shards.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
+pub(crate) fn layout(k: usize, m: usize, unit: u64, length: u64, policy: TailPolicy) -> Layout {
+    let geometry = Geometry::new(scheme(k, m), StripeUnit::new(Bytes(unit)).unwrap());
+    Layout::new(geometry, Bytes(length), policy)
 }
