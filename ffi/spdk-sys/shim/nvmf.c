@@ -407,10 +407,10 @@ oriel_nvmf_subsystem_destroy(struct spdk_nvmf_subsystem *subsystem, oriel_done c
 }
 
 int
-oriel_nvmf_subsystem_pause(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_state_done cb, void *ctx)
+oriel_nvmf_subsystem_pause(struct spdk_nvmf_subsystem *subsystem, uint32_t nsid, oriel_nvmf_state_done cb, void *ctx)
 {
 #if SPDK_SINCE(21, 1)
-	return spdk_nvmf_subsystem_pause(subsystem, SPDK_NVME_GLOBAL_NS_TAG, cb, ctx);
+	return spdk_nvmf_subsystem_pause(subsystem, nsid, cb, ctx);
 #else
 	return spdk_nvmf_subsystem_pause(subsystem, cb, ctx);
 #endif

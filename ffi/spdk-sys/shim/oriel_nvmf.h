@@ -83,7 +83,9 @@ typedef void (*oriel_nvmf_state_done)(struct spdk_nvmf_subsystem *subsystem, voi
 /* A positive or negative result means that the change did not begin and nothing calls back. */
 int spdk_nvmf_subsystem_start(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_state_done cb, void *ctx);
 int spdk_nvmf_subsystem_stop(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_state_done cb, void *ctx);
-int oriel_nvmf_subsystem_pause(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_state_done cb, void *ctx);
+/* Holds connects and admin commands back, and the commands to one namespace (0: to none; v20.07: to all). From v21.01 to
+ * v26.05 SPDK keeps the number in 16 bits, so that its tag for all namespaces means none. */
+int oriel_nvmf_subsystem_pause(struct spdk_nvmf_subsystem *subsystem, uint32_t nsid, oriel_nvmf_state_done cb, void *ctx);
 int spdk_nvmf_subsystem_resume(struct spdk_nvmf_subsystem *subsystem, oriel_nvmf_state_done cb, void *ctx);
 
 int spdk_nvmf_subsystem_set_allow_any_host(struct spdk_nvmf_subsystem *subsystem, bool allow);

@@ -335,6 +335,24 @@ fn a_paused_subsystem_holds_commands_back() {
             assert_eq!(host.ask("write 2 6").await, "ok");
             assert_eq!(host.ask("verify 1 5").await, "ok");
             assert_eq!(host.ask("verify 2 6").await, "ok");
+
+            // One of several namespaces goes, under a host that is connected.
+            let second = Nsid::new(2).unwrap();
+            let paused = running.pause().await.unwrap();
+            if has("21.01") {
+                let refused = paused.remove_namespace(second);
+                assert_eq!(refused, Err(RemoveNamespaceError::NotHeld { nsid: second }));
+            }
+            let running = paused.resume().await.unwrap();
+            let paused = running.pause_for(second).await.unwrap();
+            host.tell("verify 2 6");
+            wait(Duration::from_millis(200)).await;
+            assert_eq!(host.try_answer(), None);
+            paused.remove_namespace(second).unwrap();
+            let running = paused.resume().await.unwrap();
+            let gone = host.answer().await;
+            assert!(gone.starts_with("failed: "), "{gone}");
+            assert_eq!(host.ask("verify 1 5").await, "ok");
             assert_eq!(host.ask("detach").await, "ok");
             host.end().await;
             running.stop().await.unwrap().destroy().await;

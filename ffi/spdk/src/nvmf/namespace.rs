@@ -119,6 +119,14 @@ pub enum RemoveNamespaceError {
         /// The number.
         nsid: Nsid,
     },
+    /// Hosts may be using it.
+    #[error(
+        "namespace {nsid} is one of several, and commands to it were not held back: pause the subsystem with pause_for({nsid})"
+    )]
+    NotHeld {
+        /// The number.
+        nsid: Nsid,
+    },
     /// SPDK refused.
     #[error("SPDK refused to remove namespace {nsid}: its log says why")]
     Refused {
@@ -197,6 +205,9 @@ impl<S: Quiet> Subsystem<S> {
             .any(|namespace| namespace.nsid == nsid)
         {
             return Err(RemoveNamespaceError::NotFound { nsid });
+        }
+        if !inner.is_quiet(nsid) {
+            return Err(RemoveNamespaceError::NotHeld { nsid });
         }
         // SAFETY: as in add_namespace.
         if self.enter(|raw| unsafe { sys::spdk_nvmf_subsystem_remove_ns(raw, nsid.get()) }) != 0 {

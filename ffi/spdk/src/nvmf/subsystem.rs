@@ -26,8 +26,9 @@ use thiserror::Error;
 
 use super::TargetInner;
 use super::address::Address;
-use super::namespace::Namespace;
+use super::namespace::{Namespace, Nsid};
 use super::nqn::{DISCOVERY_NQN, Nqn};
+use crate::SPDK_RELEASE;
 use crate::limits::{MODEL_BYTES_MAX, SERIAL_BYTES_MAX, SUBSYSTEM_CHANGE_LIMIT};
 use crate::oneshot::{Reply, oneshot, reply_rc, yield_now};
 use crate::thread::Home;
@@ -147,7 +148,8 @@ pub(super) enum State {
 enum Change {
     Start,
     Stop,
-    Pause,
+    /// Holds the commands to this namespace back, and all that are to none.
+    Pause(Option<Nsid>),
     Resume,
 }
 
@@ -156,7 +158,7 @@ impl Change {
         match self {
             Self::Start | Self::Resume => State::Running,
             Self::Stop => State::Stopped,
-            Self::Pause => State::Paused,
+            Self::Pause(_) => State::Paused,
         }
     }
 
@@ -164,7 +166,7 @@ impl Change {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
-            Self::Pause => "pause",
+            Self::Pause(_) => "pause",
             Self::Resume => "resume",
         }
     }
@@ -177,6 +179,8 @@ pub(crate) struct Inner {
     nqn: Nqn,
     pub(super) namespaces_max: u32,
     pub(super) state: Cell<State>,
+    /// While paused: the namespace whose commands wait.
+    held: Cell<Option<Nsid>>,
     pub(super) namespaces: RefCell<Vec<Namespace>>,
     pub(super) listeners: RefCell<Vec<Address>>,
 }
@@ -206,9 +210,35 @@ extern "C" fn changed(_raw: *mut sys::spdk_nvmf_subsystem, ctx: *mut c_void, rc:
     changing.reply.send(rc);
 }
 
+/// # Safety
+/// The subsystem exists and this is its thread; `ctx` is a leaked box of [`Changing`], which belongs to
+/// [`changed`] if the result is 0.
+unsafe fn begin(change: Change, raw: *mut sys::spdk_nvmf_subsystem, ctx: *mut c_void) -> c_int {
+    match change {
+        // SAFETY: as the caller promises.
+        Change::Start => unsafe { sys::spdk_nvmf_subsystem_start(raw, Some(changed), ctx) },
+        // SAFETY: as the caller promises.
+        Change::Stop => unsafe { sys::spdk_nvmf_subsystem_stop(raw, Some(changed), ctx) },
+        // SAFETY: as the caller promises.
+        Change::Resume => unsafe { sys::spdk_nvmf_subsystem_resume(raw, Some(changed), ctx) },
+        Change::Pause(held) => {
+            let held = held.map_or(0, Nsid::get);
+            // SAFETY: as the caller promises.
+            unsafe { sys::oriel_nvmf_subsystem_pause(raw, held, Some(changed), ctx) }
+        }
+    }
+}
+
 impl Inner {
     pub(super) fn is_discovery(&self) -> bool {
         self.nqn.as_str() == DISCOVERY_NQN
+    }
+
+    /// Whether no host can be in the middle of a command to the namespace.
+    pub(super) fn is_quiet(&self, nsid: Nsid) -> bool {
+        self.state.get() != State::Paused
+            || SPDK_RELEASE == "20.07"
+            || self.held.get() == Some(nsid)
     }
 
     async fn change(self: &Rc<Self>, change: Change) -> Result<(), StateError> {
@@ -229,17 +259,11 @@ impl Inner {
                 reply,
             };
             let ctx = Box::into_raw(Box::new(changing));
-            let begin = match change {
-                Change::Start => sys::spdk_nvmf_subsystem_start,
-                Change::Stop => sys::spdk_nvmf_subsystem_stop,
-                Change::Pause => sys::oriel_nvmf_subsystem_pause,
-                Change::Resume => sys::spdk_nvmf_subsystem_resume,
-            };
             let raw = self.raw.as_ptr();
             // SAFETY: the subsystem exists, this is its thread, and changed() fits the box.
             let rc = self
                 .home
-                .enter(|| unsafe { begin(raw, Some(changed), ctx.cast()) });
+                .enter(|| unsafe { begin(change, raw, ctx.cast()) });
             if rc == 0 {
                 return match done.await {
                     0 => Ok(()),
@@ -261,7 +285,7 @@ impl Inner {
     async fn run(self: &Rc<Self>, change: Change) -> Result<(), StateError> {
         self.change(change).await?;
         while self.has_orphans() {
-            self.change(Change::Pause).await?;
+            self.change(Change::Pause(None)).await?;
             self.change(Change::Resume).await?;
         }
         Ok(())
@@ -419,6 +443,7 @@ impl Subsystem<Stopped> {
             nqn,
             namespaces_max: spec.namespaces_max,
             state: Cell::new(State::Stopped),
+            held: Cell::new(None),
             namespaces: RefCell::default(),
             listeners: RefCell::default(),
         });
@@ -450,9 +475,27 @@ impl Subsystem<Stopped> {
 }
 
 impl Subsystem<Running> {
-    /// Holds the hosts' commands back, once those in flight have ended.
+    /// Holds back what hosts ask of the subsystem itself, connects among it, and the commands to its
+    /// namespace if it has just one, once those in flight have ended.
+    ///
+    /// Of several namespaces SPDK can hold one at a time (v20.07 holds them all): see
+    /// [`pause_for`](Self::pause_for). Listeners and hosts are changed, and namespaces added, without.
     pub async fn pause(self) -> Result<Subsystem<Paused>, StateError> {
-        self.inner().change(Change::Pause).await?;
+        let only = match self.namespaces()[..] {
+            [(nsid, _)] => Some(nsid),
+            _ => None,
+        };
+        self.pause_with(only).await
+    }
+
+    /// Pauses the subsystem and holds back the commands to this namespace, so that it can be removed.
+    pub async fn pause_for(self, nsid: Nsid) -> Result<Subsystem<Paused>, StateError> {
+        self.pause_with(Some(nsid)).await
+    }
+
+    async fn pause_with(self, held: Option<Nsid>) -> Result<Subsystem<Paused>, StateError> {
+        self.inner().change(Change::Pause(held)).await?;
+        self.inner().held.set(held);
         Ok(self.becomes())
     }
 
