@@ -22,6 +22,12 @@ oriel_nvmf_target_create(const char *name, uint32_t max_subsystems)
 	memset(&opts, 0, sizeof(opts));
 #if SPDK_SINCE(24, 5)
 	opts.size = sizeof(opts);
+	/* All that SPDK knows: a target that names none refuses every host that has a key. */
+	opts.dhchap_digests = 1u << SPDK_NVMF_DHCHAP_HASH_SHA256 | 1u << SPDK_NVMF_DHCHAP_HASH_SHA384 |
+			      1u << SPDK_NVMF_DHCHAP_HASH_SHA512;
+	opts.dhchap_dhgroups = 1u << SPDK_NVMF_DHCHAP_DHGROUP_NULL | 1u << SPDK_NVMF_DHCHAP_DHGROUP_2048 |
+			       1u << SPDK_NVMF_DHCHAP_DHGROUP_3072 | 1u << SPDK_NVMF_DHCHAP_DHGROUP_4096 |
+			       1u << SPDK_NVMF_DHCHAP_DHGROUP_6144 | 1u << SPDK_NVMF_DHCHAP_DHGROUP_8192;
 #endif
 	snprintf(opts.name, sizeof(opts.name), "%s", name);
 	opts.max_subsystems = max_subsystems;
