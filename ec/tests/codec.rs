@@ -105,6 +105,62 @@ fn every_length_is_encoded_as_the_oracle_does() {
     }
 }
 
+#[test]
+fn bytes_around_a_buffer_are_left_alone() {
+    const MARGIN: usize = 70;
+    for isa in isas() {
+        let mut codec = Codec::with_isa(scheme(5, 3), isa).unwrap();
+        for length in (1..70).chain([127, 128, 255, 256, 257, 300, 511, 513, 1025]) {
+            let data = data(5, length);
+            // Each buffer at an address of its own, in the middle of bytes that must not change.
+            let place = |shard: usize| MARGIN + shard..MARGIN + shard + length;
+            let mut parity = vec![vec![0xa5; length + 2 * MARGIN]; 3];
+            let check = |buffers: &[Vec<u8>], want: &[Vec<u8>], what: &str| {
+                for (shard, (buffer, want)) in buffers.iter().zip(want).enumerate() {
+                    let (from, to) = (place(shard).start, place(shard).end);
+                    let around = buffer[..from].iter().chain(&buffer[to..]);
+                    assert!(
+                        buffer[from..to] == **want && around.copied().all(|byte| byte == 0xa5),
+                        "{what} of length {length} by {isa}"
+                    );
+                }
+            };
+            let want = oracle::parity(&data, 3);
+            for checked in [false, true] {
+                let mut outputs: Vec<&mut [u8]> = parity
+                    .iter_mut()
+                    .enumerate()
+                    .map(|(shard, buffer)| &mut buffer[place(shard)])
+                    .collect();
+                if checked {
+                    let mut checksums = [Crc32c::EMPTY; 8];
+                    codec
+                        .encode_checked(&slices(&data), &mut outputs, &mut checksums)
+                        .unwrap();
+                } else {
+                    codec.encode(&slices(&data), &mut outputs).unwrap();
+                }
+                check(&parity, &want, "parity");
+            }
+            let mut rebuilt = vec![vec![0xa5; length + 2 * MARGIN]; 3];
+            let sources: Vec<(ShardIndex, &[u8])> = (3..8u8)
+                .map(|shard| (ShardIndex(shard), usize::from(shard)))
+                .map(|(index, shard)| match shard {
+                    3 | 4 => (index, data[shard].as_slice()),
+                    _ => (index, &parity[shard - 5][place(shard - 5)]),
+                })
+                .collect();
+            let mut targets: Vec<(ShardIndex, &mut [u8])> = rebuilt
+                .iter_mut()
+                .enumerate()
+                .map(|(shard, buffer)| (ShardIndex(shard as u8), &mut buffer[place(shard)]))
+                .collect();
+            codec.decode(&sources, &mut targets).unwrap();
+            check(&rebuilt, &data[..3], "data");
+        }
+    }
+}
+
 /// Every erasure of up to m shards, rebuilt from the lowest and from the highest k that are left.
 fn every_pattern(k: usize, m: usize) {
     let length = 131;
