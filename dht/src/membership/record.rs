@@ -52,6 +52,7 @@ pub enum RecordError {
 }
 
 impl Record {
+    #[cfg(all(feature = "etcd", not(loom)))]
     pub(super) fn of(member: &Member) -> Self {
         Self {
             weight: member.weight,

@@ -12,11 +12,13 @@
 //! All numbers are little-endian. There are 26 places of 16 bits: first the n
 //! owners in the order of shards, then for every bit that is set in `moving`,
 //! in ascending order, the node that shall own that shard. What is left is
-//! filled with FFFFh. `sum` is the CRC32C of the bytes 4 to 63, begun with the
-//! partition's number, so that a line in the wrong place is found as well.
+//! filled with FFFFh. `sum` is the CRC32C of the whole line with a sum of 0,
+//! begun with the partition's number, so that a line in the wrong place is
+//! found as well.
 //! `epoch` is that of the ring in which the line last changed.
 
 use arrayvec::ArrayVec;
+use zerocopy::IntoBytes;
 
 use super::limits::{LINE_BYTES, LINE_WORDS, OWNERS_MAX, PLACES};
 use super::units::{Epoch, NodeSlot, PartitionId, Shard};
@@ -125,7 +127,7 @@ impl Line {
         for (at, place) in bytes[PLACES_AT..].chunks_exact_mut(2).zip(places) {
             at.copy_from_slice(&place.0.to_le_bytes());
         }
-        let sum = checksum(partition, &bytes);
+        let sum = checksum(partition, &words_of(&bytes));
         bytes[SUM_AT..][..4].copy_from_slice(&sum.to_le_bytes());
         Some((
             Self {
@@ -143,7 +145,7 @@ impl Line {
     #[inline]
     pub fn check(partition: PartitionId, words: Words) -> Result<Self, LineError> {
         let found = words[0] as u32;
-        let computed = checksum(partition, &bytes_of(&words));
+        let computed = checksum(partition, &words);
         if found != computed {
             return Err(LineError::Checksum {
                 partition,
@@ -263,9 +265,12 @@ impl std::fmt::Debug for Line {
     }
 }
 
+/// Whole words, since every byte beside them takes as long as a word does.
 #[inline]
-fn checksum(partition: PartitionId, bytes: &[u8; LINE_BYTES]) -> u32 {
-    crc32c::crc32c_append(partition.0, &bytes[EPOCH_AT..])
+fn checksum(partition: PartitionId, words: &Words) -> u32 {
+    let mut words = words.map(u64::to_le);
+    words[0] &= !0xFFFF_FFFFu64.to_le();
+    crc32c::crc32c_append(partition.0, words.as_bytes())
 }
 
 #[inline]
@@ -309,13 +314,13 @@ mod tests {
     }
 
     /// Written down once; the next test computes it bit by bit.
-    const GOLDEN_SUM: [u8; 4] = [230, 18, 146, 186];
+    const GOLDEN_SUM: [u8; 4] = [63, 12, 91, 231];
 
     #[test]
     fn the_checksum_is_crc32c_begun_with_the_partition() {
         let bytes = line(&[1, 2, 0x0304], &[1, 9, 0x0304]).bytes();
         let mut crc = !7u32;
-        for byte in &bytes[4..] {
+        for byte in [0; 4].iter().chain(&bytes[4..]) {
             crc ^= u32::from(*byte);
             for _ in 0..8 {
                 crc = (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
@@ -381,7 +386,7 @@ mod tests {
             let mut bytes = good;
             bytes[MOVING_AT] = moving;
             bytes[COUNT_AT] = count;
-            let sum = checksum(PartitionId(7), &bytes);
+            let sum = checksum(PartitionId(7), &words_of(&bytes));
             bytes[..4].copy_from_slice(&sum.to_le_bytes());
             let result = Line::check(PartitionId(7), words_of(&bytes));
             assert!(matches!(result, Err(LineError::Shape { .. })), "{count}");
