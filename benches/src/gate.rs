@@ -44,6 +44,8 @@ pub(crate) enum Area {
     Ground,
     /// The erasure codec beside ISA-L, memcpy and two crates (in GB/s; times and cores do not apply)
     Ec,
+    /// The routing table: lookups, balance, moves (times and cores do not apply)
+    Ring,
 }
 
 /// One comparison and the ratio it must reach.
@@ -83,6 +85,7 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, AgainstError> {
     match args.area {
         Area::Ground => ground(args),
         Area::Ec => Ok(crate::ec::gate(args.rounds)),
+        Area::Ring => Ok(crate::ring::gate(args.rounds)),
     }
 }
 

@@ -15,6 +15,7 @@ mod latency;
 mod load;
 mod out;
 mod report;
+mod ring;
 mod size;
 
 use std::error::Error;
@@ -40,6 +41,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Reactor(latency::ReactorArgs),
     Ec(ec::EcArgs),
+    Ring(ring::RingArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
             .map_err(Into::into),
         Command::Demo(args) => demo::run(args).map(ended).map_err(Into::into),
         Command::Ec(args) => ec::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Ring(args) => ring::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };

@@ -2,7 +2,7 @@
 //! beside bare ISA-L, memcpy and two crates, on the same buffers.
 
 mod gate;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod pages;
 mod peers;
