@@ -2,6 +2,7 @@
 //!
 //! - [`reactor`]: one pinned thread for each core; tasks, timers, shutdown.
 //! - [`mailbox`]: how cores talk; bounded, model-checked.
+//! - [`store`]: blobs in a log on raw drives.
 //! - [`clock`]: the time, injected.
 //! - [`limits`]: every fixed size.
 //!
@@ -16,3 +17,5 @@ pub mod limits;
 pub mod mailbox;
 #[cfg(not(loom))]
 pub mod reactor;
+#[cfg(not(loom))]
+pub mod store;

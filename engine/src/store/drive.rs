@@ -1,0 +1,114 @@
+//! The one seam under the store: a drive that keeps extents. SPDK's Blobstore in a node, a simulation in tests.
+
+use std::fmt;
+
+/// What an extent is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ExtentName {
+    /// Says whose drive it is.
+    Label,
+    /// One of the two journals.
+    Journal(u8),
+    /// The checkpoint of an epoch.
+    Checkpoint(u64),
+    /// A slab of the log.
+    Slab(u64),
+}
+
+impl fmt::Display for ExtentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label => f.write_str("the label"),
+            Self::Journal(number) => write!(f, "journal {number}"),
+            Self::Checkpoint(epoch) => write!(f, "checkpoint {epoch}"),
+            Self::Slab(number) => write!(f, "slab {number}"),
+        }
+    }
+}
+
+/// A drive did not do what it was asked to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// No room for another extent.
+    #[error("the drive has no room for {blocks} more blocks")]
+    NoRoom {
+        /// What was asked for.
+        blocks: u64,
+    },
+    /// No memory for a buffer.
+    #[error("no memory left for a buffer of {bytes} bytes: start with more memory")]
+    NoMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
+    /// A transfer failed.
+    #[error("{extent}, block {block}: {reason}")]
+    Io {
+        /// Where.
+        extent: ExtentName,
+        /// Its first block there.
+        block: u64,
+        /// The drive's words.
+        reason: String,
+    },
+    /// The drive as a whole failed: a flush, or its own bookkeeping.
+    #[error("the drive failed: {reason}")]
+    Failed {
+        /// The drive's words.
+        reason: String,
+    },
+}
+
+/// What a transfer gives back: the buffer, and how it went.
+pub type Transferred<B> = (B, Result<(), DriveError>);
+
+/// A drive, used by one thread.
+///
+/// What has been written is durable once a flush that began later has ended. Extents are there, or gone, for good when
+/// the call that made or deleted them has ended; a crash before that leaves them there or not. A block is written whole
+/// or not at all.
+#[expect(async_fn_in_trait, reason = "everything stays on one thread")]
+pub trait Drive {
+    /// A run of blocks. Clones are the same one.
+    type Extent: Clone;
+    /// Bytes that the drive transfers.
+    type Buf: AsRef<[u8]> + AsMut<[u8]>;
+
+    /// A buffer of so many bytes, all zero.
+    fn buffer(&self, bytes: usize) -> Result<Self::Buf, DriveError>;
+
+    /// Blocks that new extents may still take.
+    fn free_blocks(&self) -> u64;
+
+    /// The extents there are.
+    async fn extents(&self) -> Result<Vec<(ExtentName, Self::Extent)>, DriveError>;
+
+    /// Makes an extent. What is in it is undefined.
+    async fn create(&self, name: ExtentName, blocks: u64) -> Result<Self::Extent, DriveError>;
+
+    /// Deletes an extent.
+    async fn delete(&self, extent: Self::Extent) -> Result<(), DriveError>;
+
+    /// Blocks of an extent.
+    fn blocks(&self, extent: &Self::Extent) -> u64;
+
+    /// Fills the buffer from `block` on.
+    async fn read(
+        &self,
+        extent: &Self::Extent,
+        block: u64,
+        buf: Self::Buf,
+    ) -> Transferred<Self::Buf>;
+
+    /// Writes the buffer from `block` on.
+    async fn write(
+        &self,
+        extent: &Self::Extent,
+        block: u64,
+        buf: Self::Buf,
+    ) -> Transferred<Self::Buf>;
+
+    /// Makes durable what was written before.
+    async fn flush(&self) -> Result<(), DriveError>;
+}
