@@ -87,36 +87,45 @@ pub(crate) fn measure(cell: Cell, sides: &[Side], turn: Turn) -> Speeds {
 }
 
 fn thread(cell: Cell, sides: &[Side], turn: Turn, barrier: &Barrier) -> Vec<Vec<f64>> {
-    let mut rig = Rig::new(cell.shape, cell.set, sides);
-    let bytes = rig.data_bytes();
-    for (place, side) in sides.iter().enumerate() {
-        // The first pass builds tables and touches pages, and shows that the side works at all.
-        let range = rig.pass(place);
-        match side {
-            Side::Ours(_, Operation::DecodeOne) => {
-                assert!(rig.decoded(1, range), "{side:?} decodes wrongly")
-            }
-            Side::Ours(_, Operation::DecodeTwo) => {
-                assert!(rig.decoded(2, range), "{side:?} decodes wrongly")
-            }
-            Side::SimdCrate | Side::ErasureCrate | Side::Bare(..) => rig.restore(),
-            _ => {}
+    let mut speeds = Vec::new();
+    for round in 0..turn.rounds {
+        // Buffers of its own for each round: where they lie makes some kernels faster or slower by a quarter.
+        let mut rig = Rig::new(cell.shape, cell.set, sides, round);
+        for (place, side) in sides.iter().enumerate() {
+            first_pass(&mut rig, place, *side);
+        }
+        for _ in 0..turn.turns {
+            let turns = (0..sides.len()).map(|place| one_turn(&mut rig, place, turn, barrier));
+            speeds.push(turns.collect());
         }
     }
-    let round = |rig: &mut Rig| {
-        let one = |place: usize, rig: &mut Rig| {
-            barrier.wait();
-            let start = Instant::now();
-            let mut passes = 0u64;
-            while passes == 0 || start.elapsed() < turn.least {
-                rig.pass(place);
-                passes += 1;
-            }
-            passes as f64 * bytes as f64 / start.elapsed().as_secs_f64() / 1e9
-        };
-        (0..sides.len()).map(|place| one(place, rig)).collect()
-    };
-    (0..turn.rounds * turn.turns)
-        .map(|_| round(&mut rig))
-        .collect()
+    speeds
+}
+
+/// The first pass builds tables and touches pages, and shows that the side works at all.
+fn first_pass(rig: &mut Rig, place: usize, side: Side) {
+    let range = rig.pass(place);
+    match side {
+        Side::Ours(_, Operation::DecodeOne) => {
+            assert!(rig.decoded(1, range), "{side:?} decodes wrongly")
+        }
+        Side::Ours(_, Operation::DecodeTwo) => {
+            assert!(rig.decoded(2, range), "{side:?} decodes wrongly")
+        }
+        Side::SimdCrate | Side::ErasureCrate | Side::Bare(..) => rig.restore(),
+        _ => {}
+    }
+}
+
+/// A side's speed in one turn.
+fn one_turn(rig: &mut Rig, place: usize, turn: Turn, barrier: &Barrier) -> f64 {
+    let bytes = rig.data_bytes();
+    barrier.wait();
+    let start = Instant::now();
+    let mut passes = 0u64;
+    while passes == 0 || start.elapsed() < turn.least {
+        rig.pass(place);
+        passes += 1;
+    }
+    passes as f64 * bytes as f64 / start.elapsed().as_secs_f64() / 1e9
 }

@@ -161,21 +161,25 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(shape: Shape, set: Set, sides: &[Side]) -> Self {
+    /// Other rounds have their buffers at other addresses.
+    pub(crate) fn new(shape: Shape, set: Set, sides: &[Side], round: u32) -> Self {
         let length = set.shard_bytes(shape);
-        let noise =
-            |shard: usize| Pages::filled(length, |at| (at * 31 + at / 253 + shard * 97) as u8);
-        let same = |count: usize, byte: u8| -> Vec<Pages> {
-            (0..count)
-                .map(|_| Pages::filled(length, |_| byte))
+        let seed = |buffer: usize| round as usize * 100 + buffer;
+        let noise = |shard: usize| {
+            let byte = |at| (at * 31 + at / 253 + shard * 97) as u8;
+            Pages::filled(length, seed(shard), byte)
+        };
+        let same = |count: usize, first: usize, byte: u8| -> Vec<Pages> {
+            (first..first + count)
+                .map(|buffer| Pages::filled(length, seed(buffer), |_| byte))
                 .collect()
         };
         let scheme = Scheme::ec(shape.k, shape.m).expect("checked where it was given");
         let mut rig = Self {
             shape,
             data: (0..shape.k).map(noise).collect(),
-            parity: same(shape.m, 0),
-            copy: same(shape.k, 1),
+            parity: same(shape.m, 20, 0),
+            copy: same(shape.k, 40, 1),
             checksums: vec![Crc32c::EMPTY; shape.k + shape.m],
             stripe: stripe_shape(scheme, length.min(UNIT)),
             tools: Vec::new(),
