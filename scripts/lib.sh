@@ -2,6 +2,16 @@
 # What the scripts beside this file share. Sourced; it runs nothing by itself.
 
 ORIEL_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Services and bare containers start without HOME, which rustup and our build scripts look for as well.
+if [ -z "${HOME:-}" ]; then
+    HOME=$(getent passwd "$(id -u)" | cut -d : -f 6) || HOME=""
+    if [ -z "$HOME" ]; then
+        printf '%s: HOME is not set, and this user has no home directory: set HOME.\n' "${0##*/}" >&2
+        exit 1
+    fi
+    export HOME
+fi
 ORIEL_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/oriel
 
 # rustup puts cargo here; a fresh login has it on its path, a cron job or a container's shell may not.
