@@ -8,7 +8,7 @@ use crate::out::say;
 
 const WARM_NS_MAX: f64 = 20.0;
 /// A second dependent line would double it; computing the checksum and the key's partition comes on top of one.
-const COLD_OF_A_LOAD_MAX: f64 = 1.6;
+const COLD_OF_A_LOAD_MAX: f64 = 1.5;
 const MOVED_OF_LEAST_MAX: f64 = 1.05;
 const BUILD_MS_MAX: f64 = 1000.0;
 

@@ -115,7 +115,7 @@ pub(crate) fn run(args: &RingArgs) -> Result<(), RingError> {
 
 fn lookups(sizes: &[u32], effort: Effort, document: &mut Document) {
     say!(
-        "ns for a lookup, medians of {} rounds of {} lookups",
+        "ns for a lookup, medians over {} rounds of {} lookups in short turns",
         effort.rounds,
         effort.lookups
     );

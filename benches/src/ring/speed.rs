@@ -129,6 +129,26 @@ pub(super) struct Effort {
     pub(super) lookups: u64,
 }
 
+/// A stretch of lookups: short, so that on a busy machine most are not interrupted, and each with other keys.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    first: u64,
+    lookups: u64,
+}
+
+impl Turn {
+    /// One of so many lookups instead of the usual ones.
+    fn of(self, lookups: u64) -> Self {
+        Self {
+            first: self.first,
+            lookups: lookups.max(100),
+        }
+    }
+}
+
+/// The turns of a round, of which the median counts.
+const TURNS: u64 = 41;
+
 /// Keys whose first bits go through 256 partitions.
 fn warm_key(number: u64) -> u64 {
     mix(number) >> 16 | (number & 0xFF) << 48
@@ -141,10 +161,11 @@ fn key(number: u64) -> Key {
 }
 
 /// Lookups that do not wait for each other.
-fn free(lookups: u64, keys: impl Fn(u64) -> u64, mut node: impl FnMut(u64) -> u64) -> f64 {
+fn free(turn: Turn, keys: impl Fn(u64) -> u64, mut node: impl FnMut(u64) -> u64) -> f64 {
+    let Turn { first, lookups } = turn;
     let start = Instant::now();
     let mut sum = 0u64;
-    for number in 0..lookups {
+    for number in first..first + lookups {
         sum = sum.wrapping_add(node(black_box(keys(number))));
     }
     black_box(sum);
@@ -152,10 +173,11 @@ fn free(lookups: u64, keys: impl Fn(u64) -> u64, mut node: impl FnMut(u64) -> u6
 }
 
 /// Lookups of which each needs the answer before.
-fn chained(lookups: u64, mut node: impl FnMut(u64) -> u64) -> f64 {
+fn chained(turn: Turn, mut node: impl FnMut(u64) -> u64) -> f64 {
+    let Turn { first, lookups } = turn;
     let start = Instant::now();
     let mut last = 1u64;
-    for number in 0..lookups {
+    for number in first..first + lookups {
         last = node(mix(last ^ number << 32));
     }
     black_box(last);
@@ -179,34 +201,37 @@ pub(super) fn measure(nodes: u32, sides: &[Side], effort: Effort) -> (Vec<Figure
     let shared = words.table(&ring);
     shared.publish(&ring).expect("a new table");
     let (rendezvous, points) = (Rendezvous::new(nodes), Points::new(nodes));
-    let once = |side: Side, lookups: u64, keys: fn(u64) -> u64| match side {
-        Side::Ring => free(lookups, keys, |key| answer(&ring, key)),
-        Side::View => free(lookups, keys, |key| answer(&view, key)),
-        Side::Shared => free(lookups, keys, |key| answer(&shared, key)),
-        Side::Jump => free(lookups, keys, |key| jump(key, nodes).into()),
-        Side::Rendezvous => free(lookups, keys, |key| rendezvous.node(key).into()),
-        Side::Points => free(lookups, keys, |key| points.node(key).into()),
+    let once = |side: Side, turn: Turn, keys: fn(u64) -> u64| match side {
+        Side::Ring => free(turn, keys, |key| answer(&ring, key)),
+        Side::View => free(turn, keys, |key| answer(&view, key)),
+        Side::Shared => free(turn, keys, |key| answer(&shared, key)),
+        Side::Jump => free(turn, keys, |key| jump(key, nodes).into()),
+        // It takes microseconds, and need not be asked as often.
+        Side::Rendezvous => {
+            let turn = turn.of(turn.lookups / u64::from(nodes));
+            free(turn, keys, |key| rendezvous.node(key).into())
+        }
+        Side::Points => free(turn, keys, |key| points.node(key).into()),
     };
-    // Those that take a microsecond need not be asked as often.
-    let lookups = |side: Side| match side {
-        Side::Rendezvous => effort.lookups / u64::from(nodes).max(1) + 1000,
-        _ => effort.lookups,
+    let turns = |lookups: u64| {
+        let lookups = (lookups / TURNS).max(100);
+        let count = u64::from(effort.rounds) * TURNS;
+        (0..count).map(move |turn| Turn {
+            first: turn * lookups,
+            lookups,
+        })
     };
     let mut rounds = Vec::new();
-    for _ in 0..effort.rounds {
-        let of = |side: &Side| {
-            (
-                once(*side, lookups(*side), warm_key),
-                once(*side, lookups(*side), mix),
-            )
-        };
+    for turn in turns(effort.lookups) {
+        let of = |side: &Side| (once(*side, turn, warm_key), once(*side, turn, mix));
         rounds.push(sides.iter().map(of).collect::<Vec<_>>());
     }
     let cold = Cold::new(&ring, &rendezvous, &points);
+    let views = cold.views();
     let (mut cold_rounds, mut loads) = (Vec::new(), Vec::new());
-    for _ in 0..effort.rounds {
-        loads.push(cold.load(effort.lookups / 50 + 1000));
-        let of = |side: &Side| cold.lookup(*side, effort.lookups / 50 + 1000);
+    for turn in turns(effort.lookups / 50) {
+        loads.push(cold.load(turn));
+        let of = |side: &Side| cold.lookup(&views, *side, turn);
         cold_rounds.push(sides.iter().map(of).collect::<Vec<_>>());
     }
     let figures = sides.iter().enumerate().map(|(at, side)| {
@@ -226,17 +251,15 @@ pub(super) fn measure(nodes: u32, sides: &[Side], effort: Effort) -> (Vec<Figure
 }
 
 /// Copies of what the sides look things up in.
-struct Cold<'a> {
+struct Cold {
     bytes: Aligned,
     one: usize,
-    copies: usize,
     rendezvous: Vec<Rendezvous>,
     points: Vec<Points>,
-    ring: &'a Ring,
 }
 
-impl<'a> Cold<'a> {
-    fn new(ring: &'a Ring, rendezvous: &Rendezvous, points: &Points) -> Self {
+impl Cold {
+    fn new(ring: &Ring, rendezvous: &Rendezvous, points: &Points) -> Self {
         let one = ring.to_bytes();
         let copies = COLD_BYTES / one.len();
         // Its peers read more than one line for an answer, so that less memory is cold enough.
@@ -244,51 +267,43 @@ impl<'a> Cold<'a> {
         Self {
             bytes: Aligned::repeated(&one, copies),
             one: one.len(),
-            copies,
             rendezvous: vec![rendezvous.clone(); many(rendezvous.bytes())],
             points: vec![points.clone(); many(points.bytes())],
-            ring,
         }
     }
 
     /// One dependent load from a line of any copy.
-    fn load(&self, loads: u64) -> f64 {
+    fn load(&self, turn: Turn) -> f64 {
         let (lines, _) = self.bytes.get().as_chunks::<LINE_BYTES>();
         let count = lines.len() as u64;
-        chained(loads, |number| {
+        chained(turn, |number| {
             let line = &lines[((u128::from(number) * u128::from(count)) >> 64) as usize];
             line[20].into()
         })
     }
 
-    fn lookup(&self, side: Side, lookups: u64) -> Option<f64> {
+    fn views(&self) -> Vec<RingView<'_>> {
+        let copies = self.bytes.get().chunks_exact(self.one);
+        let views: Result<_, _> = copies.map(RingView::open).collect();
+        views.expect("the ring's own bytes")
+    }
+
+    fn lookup(&self, views: &[RingView<'_>], side: Side, turn: Turn) -> Option<f64> {
         let pick = |number: u64, count: usize| (mix(number) >> 32) as usize % count;
         match side {
-            Side::View => {
-                let views: Vec<RingView<'_>> = (0..self.copies)
-                    .map(|at| RingView::open(&self.bytes.get()[at * self.one..][..self.one]))
-                    .collect::<Result<_, _>>()
-                    .expect("the ring's own bytes");
-                Some(chained(lookups, |number| {
-                    answer(&views[pick(number, views.len())], number)
-                }))
-            }
-            Side::Ring => {
-                let rings: Vec<Ring> = (0..self.copies).map(|_| self.ring.clone()).collect();
-                Some(chained(lookups, |number| {
-                    answer(&rings[pick(number, rings.len())], number)
-                }))
-            }
-            Side::Rendezvous => Some(chained(lookups / 20 + 100, |number| {
+            Side::View => Some(chained(turn, |number| {
+                answer(&views[pick(number, views.len())], number)
+            })),
+            Side::Rendezvous => Some(chained(turn.of(turn.lookups / 20), |number| {
                 let at = pick(number, self.rendezvous.len());
                 self.rendezvous[at].node(number).into()
             })),
-            Side::Points => Some(chained(lookups, |number| {
+            Side::Points => Some(chained(turn, |number| {
                 let at = pick(number, self.points.len());
                 self.points[at].node(number).into()
             })),
-            // One has no memory; the other's lookups are those of the bytes.
-            Side::Jump | Side::Shared => None,
+            // One has no memory; the others' lines are those of the bytes.
+            Side::Jump | Side::Ring | Side::Shared => None,
         }
     }
 }
