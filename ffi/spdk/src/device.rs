@@ -7,6 +7,8 @@
 use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oriel_spdk_sys as sys;
 use thiserror::Error;
@@ -200,20 +202,27 @@ impl Drop for Request {
     }
 }
 
+/// A device as SPDK has it.
+struct Held<D> {
+    device: D,
+    is_gone: Arc<AtomicBool>,
+}
+
 extern "C" fn destruct<D: Device>(ctx: *mut c_void) {
     // SAFETY: `ctx` is the box that register() leaked; SPDK destroys a device once, after its channels.
-    drop(unsafe { Box::from_raw(ctx.cast::<D>()) });
+    let held = unsafe { Box::from_raw(ctx.cast::<Held<D>>()) };
+    held.is_gone.store(true, Ordering::Release);
 }
 
 extern "C" fn supports<D: Device>(ctx: *mut c_void, kind: c_int) -> bool {
     // SAFETY: the device lives until destruct.
-    let device = unsafe { &*ctx.cast::<D>() };
+    let Held { device, .. } = unsafe { &*ctx.cast::<Held<D>>() };
     IoKind::from_raw(kind).is_some_and(|kind| device.supports(kind))
 }
 
 extern "C" fn channel_create<D: Device>(ctx: *mut c_void) -> *mut c_void {
     // SAFETY: the device lives until destruct.
-    let device = unsafe { &*ctx.cast::<D>() };
+    let Held { device, .. } = unsafe { &*ctx.cast::<Held<D>>() };
     // One byte of padding keeps the box from being zero-sized: null means "none" to the shim.
     device.channel().map_or(std::ptr::null_mut(), |channel| {
         Box::into_raw(Box::new((channel, 0u8))).cast()
@@ -231,7 +240,7 @@ extern "C" fn submit<D: Device>(
     io: *mut sys::spdk_bdev_io,
 ) {
     // SAFETY: the device lives until destruct.
-    let device = unsafe { &*ctx.cast::<D>() };
+    let Held { device, .. } = unsafe { &*ctx.cast::<Held<D>>() };
     // SAFETY: the channel lives until channel_destroy; only shared references are ever made.
     let channel = unsafe { &*channel.cast::<(D::Channel, u8)>() };
     let raw = NonNull::new(io).expect("SPDK submits live requests");
@@ -247,6 +256,7 @@ extern "C" fn submit<D: Device>(
 /// end of the subsystems.
 pub struct Registered {
     raw: NonNull<sys::oriel_bdev>,
+    is_gone: Arc<AtomicBool>,
     home: Home,
     _on_one_thread: PhantomData<*mut ()>,
 }
@@ -288,7 +298,11 @@ pub fn register<D: Device>(spec: &DeviceSpec, device: D) -> Result<Registered, R
         write_cache: spec.write_cache,
         uuid: spec.uuid,
     };
-    let ctx = Box::into_raw(Box::new(device));
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let ctx = Box::into_raw(Box::new(Held {
+        device,
+        is_gone: is_gone.clone(),
+    }));
     let mut out = std::ptr::null_mut();
     // SAFETY: the shim copies names and table; `ctx` lives until destruct::<D> takes it back.
     let rc = unsafe { sys::oriel_bdev_register(&raw_spec, &ops, ctx.cast(), &mut out) };
@@ -307,6 +321,7 @@ pub fn register<D: Device>(spec: &DeviceSpec, device: D) -> Result<Registered, R
     };
     Ok(Registered {
         raw,
+        is_gone,
         home,
         _on_one_thread: PhantomData,
     })
@@ -316,9 +331,13 @@ impl Registered {
     /// Takes the device away. Whoever has it open gets `Removed`; returns once all have let go and
     /// the device is dropped.
     pub async fn unregister(self) -> Result<(), UnregisterError> {
+        // The end of the subsystems takes every device with it.
+        if self.is_gone.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let (reply, gone) = oneshot::<c_int>();
-        // SAFETY: the device is registered and unregistered once (self is consumed); reply_rc takes
-        // the reply back once.
+        // SAFETY: the device is there (checked) and unregistered once (self is consumed); reply_rc
+        // takes the reply back once.
         self.home.enter(|| unsafe {
             sys::oriel_bdev_unregister(self.raw.as_ptr(), Some(reply_rc), reply.into_raw())
         });

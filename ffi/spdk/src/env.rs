@@ -17,7 +17,7 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 use crate::limits::{MEMORY_MIN_HUGE_MIB, MEMORY_MIN_NO_HUGE_MIB};
-use crate::{CoreSet, PciAddress, log};
+use crate::{CoreSet, PciAddress, address_space, log};
 
 const NEVER_STARTED: u8 = 0;
 const RUNNING: u8 = 1;
@@ -107,6 +107,19 @@ pub enum EnvError {
         asked: u32,
         /// What is there.
         available: u64,
+    },
+    /// The process may not map enough.
+    #[error(
+        "this process may have an address space of {limit} MiB and needs {needed} MiB for {asked} MiB of memory: \
+         raise the limit (ulimit -v unlimited)"
+    )]
+    NotEnoughAddressSpace {
+        /// What was asked for, in MiB.
+        asked: u32,
+        /// The limit, in MiB.
+        limit: u64,
+        /// What is needed, in MiB.
+        needed: u64,
     },
     /// Not enough free hugepages.
     #[error(
@@ -236,6 +249,14 @@ impl EnvOptions {
         if asked < least {
             return Err(EnvError::MemoryTooSmall { asked, least });
         }
+        let needed = address_space::needed_mib(asked, self.cores);
+        if let Some(limit) = address_space::limit_mib().filter(|&limit| limit < needed) {
+            return Err(EnvError::NotEnoughAddressSpace {
+                asked,
+                limit,
+                needed,
+            });
+        }
         if self.hugepages {
             if self.hugepage_dir.is_none() && !hugetlbfs_is_mounted() {
                 return Err(EnvError::NoHugetlbfs);
@@ -346,8 +367,15 @@ impl Env {
 impl Drop for Env {
     fn drop(&mut self) {
         self.join_all();
-        // SAFETY: every worker has returned and every SpdkThread, which borrows no Env but must be
-        // gone by contract, was destroyed; SPDK logs what is left.
+        if crate::thread::any_left() {
+            // What is left would run on memory that is gone. The process is ending in either case.
+            assert!(
+                std::thread::panicking(),
+                "the SPDK environment ends with SPDK threads left: drop every SpdkThread before the Env"
+            );
+            return;
+        }
+        // SAFETY: every worker has returned and every SpdkThread was destroyed.
         unsafe { sys::spdk_thread_lib_fini() };
         STATE.store(ENDED, Ordering::Release);
         // SAFETY: nothing uses the environment any more.

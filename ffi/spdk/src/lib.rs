@@ -24,6 +24,7 @@
 //! All `async` functions are plain futures that complete while their SPDK thread is polled; any
 //! single-threaded executor can run them, [`block_on`] among them.
 
+mod address_space;
 pub mod bdev;
 pub mod blob;
 pub mod cores;

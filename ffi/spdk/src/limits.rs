@@ -3,6 +3,17 @@
 /// The least memory without hugepages that SPDK's pools fit into.
 pub const MEMORY_MIN_NO_HUGE_MIB: u32 = 512;
 
+/// Address space that an environment takes beside its memory and what the program has mapped before, in MiB: DPDK's
+/// tables and the C library's arenas. Measured at 110 without hugepages on one core; DPDK 20.05 spins for ever where it
+/// runs out.
+pub(crate) const ADDRESS_SPACE_ROOM_MIB: u64 = 192;
+
+/// The same for each further core: a stack of 8 MiB and an arena of 64 MiB.
+pub(crate) const ADDRESS_SPACE_CORE_MIB: u64 = 80;
+
+/// The longest name that a Unix socket can have: `sun_path` without its NUL.
+pub(crate) const SOCKET_NAME_BYTES_MAX: usize = 107;
+
 /// The least memory with hugepages that SPDK's pools fit into.
 pub const MEMORY_MIN_HUGE_MIB: u32 = 128;
 
@@ -14,6 +25,9 @@ pub const ASYNC_REQUESTS_KEPT_PER_CHANNEL: usize = 256;
 
 /// How long a thread may take to let go of its pollers and channels once it was told to exit.
 pub const THREAD_EXIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long block devices may stay open once the subsystems were told to stop.
+pub const SUBSYSTEMS_STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The longest reply of SPDK's JSON-RPC server that is believed.
 pub const RPC_REPLY_BYTES_MAX: usize = 64 << 20;

@@ -11,7 +11,8 @@ use std::ffi::{CString, c_void};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,8 +20,9 @@ use oriel_spdk_sys as sys;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::limits::RPC_REPLY_BYTES_MAX;
+use crate::limits::{RPC_REPLY_BYTES_MAX, SOCKET_NAME_BYTES_MAX};
 use crate::oneshot::yield_now;
+use crate::thread::Home;
 
 /// Why a JSON-RPC call failed.
 #[derive(Debug, Error)]
@@ -54,10 +56,30 @@ pub enum RpcError {
 
 /// The server could not be set up.
 #[derive(Debug, Error)]
-#[error("SPDK's JSON-RPC server could not be reached in {dir}: is the directory writable?")]
-pub struct RpcStartError {
-    dir: String,
-    source: io::Error,
+#[non_exhaustive]
+pub enum RpcStartError {
+    /// No place for the socket.
+    #[error("the folder {} for SPDK's JSON-RPC socket cannot be made ({source}): set TMPDIR to a folder that this user may write to", dir.display())]
+    Directory {
+        /// The folder.
+        dir: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The kernel's limit for the names of sockets.
+    #[error("{} is too long a name for a socket ({SOCKET_NAME_BYTES_MAX} bytes at most): set TMPDIR to a folder with a shorter name", path.display())]
+    NameTooLong {
+        /// The socket's name.
+        path: PathBuf,
+    },
+    /// The socket could not be made or connected to.
+    #[error("SPDK's JSON-RPC server could not be reached in {}: {source}", dir.display())]
+    Unreachable {
+        /// The folder of the socket.
+        dir: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
 }
 
 /// The connection to this process's own SPDK.
@@ -67,6 +89,7 @@ pub struct Rpc {
     /// One call at a time: replies carry no order otherwise.
     busy: Cell<bool>,
     next_id: Cell<u64>,
+    home: Home,
 }
 
 struct Turn<'a>(&'a Cell<bool>);
@@ -83,25 +106,27 @@ impl Rpc {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("oriel-{}-{serial}", std::process::id()));
-        let error = |source| RpcStartError {
-            dir: dir.display().to_string(),
-            source,
-        };
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&dir)
-            .map_err(error)?;
-        let started = Self::listen_and_connect(&dir.join("rpc"));
-        // Best effort: an empty private directory is all that could stay.
-        let _ = fs::remove_dir_all(&dir);
-        started.map_err(error)
+        let path = dir.join("rpc");
+        if path.as_os_str().len() > SOCKET_NAME_BYTES_MAX {
+            return Err(RpcStartError::NameTooLong { path });
+        }
+        if let Err(source) = fs::DirBuilder::new().mode(0o700).create(&dir) {
+            return Err(RpcStartError::Directory { dir, source });
+        }
+        let started = Self::listen_and_connect(&path);
+        // Name by name, since listing the folder would take a descriptor, and there may be none left. SPDK has removed
+        // what it could; nothing else is ever in this private folder.
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(dir.join("rpc.lock"));
+        let _ = fs::remove_dir(&dir);
+        started.map_err(|source| RpcStartError::Unreachable { dir, source })
     }
 
-    fn listen_and_connect(path: &std::path::Path) -> io::Result<Self> {
+    fn listen_and_connect(path: &Path) -> io::Result<Self> {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())?;
         // SAFETY: the path is a NUL-terminated string that SPDK copies.
         let server = NonNull::new(unsafe { sys::oriel_rpc_listen(c_path.as_ptr()) })
-            .ok_or_else(|| io::Error::from(ErrorKind::AddrNotAvailable))?;
+            .ok_or_else(|| why_not(path))?;
         let stream = UnixStream::connect(path).and_then(|stream| {
             stream.set_nonblocking(true)?;
             Ok(stream)
@@ -115,6 +140,7 @@ impl Rpc {
                     stream: RefCell::new(stream),
                     busy: Cell::new(false),
                     next_id: Cell::new(1),
+                    home: Home::current("SPDK's JSON-RPC server"),
                 })
             }
             Err(error) => {
@@ -169,8 +195,9 @@ impl Rpc {
                 let sent = self.stream.borrow_mut().write(unsent);
                 unsent = &unsent[none_if_would_block(sent).map_err(io_error)?.unwrap_or(0)..];
             }
-            // SAFETY: the server lives as long as self; the handlers it calls run on this SPDK thread.
-            unsafe { sys::oriel_rpc_poll(self.server.as_ptr()) };
+            // SAFETY: the server lives as long as self; the handlers run on the thread that started it.
+            self.home
+                .enter(|| unsafe { sys::oriel_rpc_poll(self.server.as_ptr()) });
             let mut chunk = [0; 4096];
             let got = self.stream.borrow_mut().read(&mut chunk);
             match none_if_would_block(got).map_err(io_error)? {
@@ -194,6 +221,13 @@ impl Rpc {
             }
         }
     }
+}
+
+/// Why no socket can be made, which SPDK only tells its log: making one here fails the same way.
+fn why_not(path: &Path) -> io::Error {
+    UnixListener::bind(path)
+        .err()
+        .unwrap_or_else(|| ErrorKind::AddrNotAvailable.into())
 }
 
 fn none_if_would_block(result: io::Result<usize>) -> io::Result<Option<usize>> {

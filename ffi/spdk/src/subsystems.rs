@@ -4,11 +4,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::fs::File;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Instant;
 
 use oriel_spdk_sys as sys;
 use thiserror::Error;
 
+use crate::limits::SUBSYSTEMS_STOP_LIMIT;
 use crate::oneshot::{oneshot, reply_rc, reply_unit};
 use crate::rpc::{Rpc, RpcStartError};
 use crate::thread::Home;
@@ -26,6 +31,16 @@ pub enum SubsystemsError {
     /// Their JSON-RPC server did not start.
     #[error(transparent)]
     Rpc(#[from] RpcStartError),
+}
+
+/// The thread that runs them; null while they do not run.
+static THREAD: AtomicPtr<sys::spdk_thread> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Whether the current SPDK thread is the one on which devices come and go.
+pub(crate) fn run_here() -> bool {
+    let thread = THREAD.load(Ordering::Acquire);
+    // SAFETY: reads a thread-local.
+    !thread.is_null() && unsafe { sys::spdk_get_thread() } == thread
 }
 
 /// The running subsystems. [`Subsystems::stop`] ends them in order; every device, descriptor and
@@ -53,6 +68,7 @@ impl Subsystems {
             0 => {}
             rc => return Err(SubsystemsError::Failed { errno: rc.abs() }),
         }
+        THREAD.store(home.as_non_null().as_ptr(), Ordering::Release);
         let locks = RefCell::default();
         Ok(Self {
             rpc: Some(Rpc::start()?),
@@ -70,13 +86,42 @@ impl Subsystems {
     }
 
     /// Stops them: devices that are left are deleted, pools are freed.
+    ///
+    /// # Panics
+    /// When block devices are still open after [`SUBSYSTEMS_STOP_LIMIT`].
     pub async fn stop(mut self) {
         self.rpc = None;
+        THREAD.store(std::ptr::null_mut(), Ordering::Release);
         let (reply, stopped) = oneshot::<()>();
         // SAFETY: reply_unit takes the reply back once; `home` is current inside.
         self.home
             .enter(|| unsafe { sys::oriel_subsystems_fini(Some(reply_unit), reply.into_raw()) });
-        stopped.await;
+        let begun = Instant::now();
+        let mut stopped = pin!(stopped);
+        poll_fn(|cx| {
+            let done = stopped.as_mut().poll(cx);
+            if done.is_pending() && begun.elapsed() > SUBSYSTEMS_STOP_LIMIT {
+                let open = crate::bdev::open_names();
+                assert!(
+                    open.is_empty(),
+                    "SPDK's subsystems do not stop while block devices are open: drop every BdevDesc and Channel of {}",
+                    open.join(", ")
+                );
+            }
+            done
+        })
+        .await;
         self.locks.borrow_mut().clear();
+    }
+}
+
+impl Drop for Subsystems {
+    fn drop(&mut self) {
+        // None only once stop() was called.
+        if self.rpc.is_some() && !std::thread::panicking() {
+            tracing::error!(
+                "SPDK's subsystems were dropped without being stopped: what they hold stays to the end of the process"
+            );
+        }
     }
 }

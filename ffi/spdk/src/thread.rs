@@ -18,6 +18,7 @@ use std::marker::PhantomData;
 use std::pin::pin;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -109,10 +110,26 @@ impl ThreadHandle {
 
 enum Life {
     Running,
-    /// Takes no more messages; told to exit once the last one, which sets this, has run.
-    Draining(Rc<Cell<bool>>),
-    /// Waits for channels and pollers to go, since then.
+    /// Takes no more messages; told to exit once the last one, which sets this, has run, and
+    /// nothing made on it is left. Since when.
+    Draining(Rc<Cell<bool>>, Instant),
+    /// Told to exit, since then.
     Exiting(Instant),
+}
+
+/// SPDK threads in this process.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether there is an SPDK thread, on whatever core.
+pub(crate) fn any_left() -> bool {
+    THREADS.load(Ordering::Acquire) > 0
+}
+
+type PolledThread = (NonNull<sys::spdk_thread>, Rc<Cell<usize>>);
+
+thread_local! {
+    /// The SPDK threads that this OS thread polls, and how many objects live on each.
+    static POLLED_HERE: RefCell<Vec<PolledThread>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An SPDK thread that the calling OS thread polls.
@@ -121,6 +138,8 @@ pub struct SpdkThread {
     name: String,
     target: Arc<RwLock<Option<RawThread>>>,
     life: Life,
+    /// Objects that were made on it and are still there.
+    objects: Rc<Cell<usize>>,
     _on_one_thread: PhantomData<*mut ()>,
 }
 
@@ -138,11 +157,15 @@ impl SpdkThread {
         let raw = unsafe { sys::oriel_thread_create(c_name.as_ptr()) };
         let raw = NonNull::new(raw).ok_or_else(|| ThreadError::NoMemory { name: name.into() })?;
         let target = Arc::new(RwLock::new(Some(RawThread(raw))));
+        let objects = Rc::new(Cell::new(0));
+        POLLED_HERE.with_borrow_mut(|here| here.push((raw, objects.clone())));
+        THREADS.fetch_add(1, Ordering::AcqRel);
         let thread = Self {
             raw,
             name: name.into(),
             target,
             life: Life::Running,
+            objects,
             _on_one_thread: PhantomData,
         };
         thread.make_current();
@@ -188,21 +211,29 @@ impl SpdkThread {
     /// made on it is dropped. One that keeps a channel or a poller for longer than
     /// [`THREAD_EXIT_LIMIT`] never ends.
     pub fn poll_exit(&mut self) -> bool {
-        self.make_current();
         match &self.life {
             Life::Running => self.begin_exit(),
-            Life::Draining(drained) if drained.get() => {
-                // SAFETY: the thread is alive and current.
-                unsafe { sys::spdk_thread_exit(self.raw.as_ptr()) };
+            Life::Draining(drained, _) if drained.get() && self.objects.get() == 0 => {
+                self.tell_to_exit();
                 self.life = Life::Exiting(Instant::now());
             }
-            Life::Draining(_) | Life::Exiting(_) => {}
+            Life::Draining(..) | Life::Exiting(_) => {}
         }
         if self.may_still_exit() {
             self.poll();
         }
         // SAFETY: the thread is alive.
         unsafe { sys::spdk_thread_is_exited(self.raw.as_ptr()) }
+    }
+
+    fn tell_to_exit(&self) {
+        // SAFETY: reads a thread-local.
+        let before = unsafe { sys::spdk_get_thread() };
+        self.make_current();
+        // SAFETY: the thread is alive and current.
+        unsafe { sys::spdk_thread_exit(self.raw.as_ptr()) };
+        // SAFETY: it was current a moment ago.
+        unsafe { sys::spdk_set_thread(before) };
     }
 
     fn begin_exit(&mut self) {
@@ -219,7 +250,7 @@ impl SpdkThread {
             unsafe { Rc::decrement_strong_count(ctx) };
             return;
         }
-        self.life = Life::Draining(drained);
+        self.life = Life::Draining(drained, Instant::now());
     }
 
     /// SPDK gives up waiting after the limit and lets the thread go with its channels, whose
@@ -227,7 +258,8 @@ impl SpdkThread {
     fn may_still_exit(&self) -> bool {
         match self.life {
             Life::Exiting(since) => since.elapsed() < THREAD_EXIT_LIMIT.mul_f32(0.9),
-            Life::Running | Life::Draining(_) => true,
+            Life::Draining(_, since) => since.elapsed() < THREAD_EXIT_LIMIT,
+            Life::Running => true,
         }
     }
 }
@@ -247,54 +279,84 @@ impl Drop for SpdkThread {
         while !self.poll_exit() {
             assert!(
                 self.may_still_exit(),
-                "the SPDK thread '{}' still has I/O channels or pollers: drop every Channel, BdevDesc and Poller made on it before it exits",
+                "the SPDK thread '{}' still has objects that were made on it: drop every Poller, Channel, BdevDesc, Blobstore, Target and the like before it exits",
                 self.name
             );
         }
-        // SAFETY: SPDK is told that nothing is current before the thread goes.
-        unsafe { sys::spdk_set_thread(std::ptr::null_mut()) };
+        // SAFETY: reads a thread-local.
+        if unsafe { sys::spdk_get_thread() } == self.raw.as_ptr() {
+            // SAFETY: nothing is current from here on, rather than a thread that is gone.
+            unsafe { sys::spdk_set_thread(std::ptr::null_mut()) };
+        }
+        POLLED_HERE.with_borrow_mut(|here| here.retain(|(raw, _)| *raw != self.raw));
         // SAFETY: the thread has exited and is destroyed once; the handles' pointer is gone.
         unsafe { sys::spdk_thread_destroy(self.raw.as_ptr()) };
+        THREADS.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// The SPDK thread that is current on this OS thread, for objects that must go back to it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Home(NonNull<sys::spdk_thread>);
+/// The SPDK thread that is current on this OS thread, for objects that must go back to it. It does
+/// not exit as long as there is one of these.
+pub(crate) struct Home {
+    raw: NonNull<sys::spdk_thread>,
+    objects: Rc<Cell<usize>>,
+}
+
+impl Clone for Home {
+    fn clone(&self) -> Self {
+        self.objects.set(self.objects.get() + 1);
+        Self {
+            raw: self.raw,
+            objects: self.objects.clone(),
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.objects.set(self.objects.get() - 1);
+    }
+}
 
 impl Home {
     /// # Panics
     /// When no SPDK thread is current: the object cannot be made here.
     pub(crate) fn current(what: &str) -> Self {
         // SAFETY: reads a thread-local.
-        let thread = unsafe { sys::spdk_get_thread() };
-        Self(NonNull::new(thread).unwrap_or_else(|| {
-            panic!("{what} needs an SPDK thread: call SpdkThread::create on this OS thread first")
-        }))
+        let current = unsafe { sys::spdk_get_thread() };
+        let polled_here = POLLED_HERE.with_borrow(|here| {
+            let mut here = here.iter().filter(|(raw, _)| raw.as_ptr() == current);
+            here.next().map(|(raw, objects)| (*raw, objects.clone()))
+        });
+        let (raw, objects) = polled_here.unwrap_or_else(|| {
+            panic!("{what} needs an SPDK thread: call SpdkThread::create on this OS thread first, and make_current where it has several")
+        });
+        objects.set(objects.get() + 1);
+        Self { raw, objects }
     }
 
     /// The thread, for sending it messages.
-    pub(crate) fn as_non_null(self) -> NonNull<sys::spdk_thread> {
-        self.0
+    pub(crate) fn as_non_null(&self) -> NonNull<sys::spdk_thread> {
+        self.raw
     }
 
     /// Whether this thread is current.
     #[inline]
-    pub(crate) fn is_current(self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         // SAFETY: reads a thread-local.
-        unsafe { sys::spdk_get_thread() == self.0.as_ptr() }
+        unsafe { sys::spdk_get_thread() == self.raw.as_ptr() }
     }
 
     /// Runs `f` with this thread current. The caller is on the right OS thread because whoever
     /// holds a `Home` is not `Send`.
-    pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+    pub(crate) fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         // SAFETY: reads a thread-local.
         let before = unsafe { sys::spdk_get_thread() };
-        if before == self.0.as_ptr() {
+        if before == self.raw.as_ptr() {
             return f();
         }
         // SAFETY: the thread outlives its objects: it does not exit while one of them is left.
-        unsafe { sys::spdk_set_thread(self.0.as_ptr()) };
+        unsafe { sys::spdk_set_thread(self.raw.as_ptr()) };
         let result = f();
         // SAFETY: it was current a moment ago.
         unsafe { sys::spdk_set_thread(before) };

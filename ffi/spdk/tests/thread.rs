@@ -132,7 +132,7 @@ fn pollers_run_until_dropped_even_by_themselves() {
 fn a_thread_does_not_exit_under_its_pollers() {
     isolate::expect_panic(
         "a_thread_does_not_exit_under_its_pollers",
-        "still has I/O channels or pollers",
+        "still has objects that were made on it",
         || {
             let _env = EnvOptions::default().start().unwrap();
             let thread = SpdkThread::create("forgetful").unwrap();

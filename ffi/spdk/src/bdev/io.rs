@@ -314,11 +314,13 @@ impl Channel {
         self.inner.desc.block_size
     }
 
-    /// Leaks the box to SPDK, or gives it back.
+    /// Leaks the box to SPDK, or gives it back. A request of no blocks is refused here: on the wire
+    /// a count of zero means 65536.
     #[inline]
     fn send<C: Complete<B>, B: 'static>(
         &self,
         mut io: Box<Io<C, B>>,
+        blocks: u64,
         submit: impl FnOnce(
             *mut sys::spdk_bdev_desc,
             *mut sys::spdk_io_channel,
@@ -328,12 +330,15 @@ impl Channel {
     ) -> Result<(), Rejected<C, B>> {
         io.holds = Holds::Channel(Rc::clone(&self.inner));
         let ctx = Box::into_raw(io);
-        let rc = submit(
-            self.inner.desc.as_ptr(),
-            self.inner.raw.as_ptr(),
-            Some(completed::<C, B>),
-            ctx.cast(),
-        );
+        let rc = match blocks {
+            0 => -libc::EINVAL,
+            _ => submit(
+                self.inner.desc.as_ptr(),
+                self.inner.raw.as_ptr(),
+                Some(completed::<C, B>),
+                ctx.cast(),
+            ),
+        };
         if rc == 0 {
             return Ok(());
         }
@@ -361,7 +366,7 @@ impl Channel {
         assert_fits(self.block_size(), io.buf.capacity(), range);
         let layout = io.buf.layout();
         let BlockRange { start, count } = range;
-        self.send(io, |desc, ch, cb, ctx| match layout {
+        self.send(io, count, |desc, ch, cb, ctx| match layout {
             // SAFETY: descriptor and channel are open and of this thread; the buffer, large enough
             // (asserted), belongs to the request until it completes.
             Layout::One(buf) => unsafe {
@@ -387,7 +392,7 @@ impl Channel {
         assert_fits(self.block_size(), io.buf.capacity(), range);
         let layout = io.buf.layout();
         let BlockRange { start, count } = range;
-        self.send(io, |desc, ch, cb, ctx| match layout {
+        self.send(io, count, |desc, ch, cb, ctx| match layout {
             // SAFETY: as in read().
             Layout::One(buf) => unsafe {
                 sys::spdk_bdev_write_blocks(desc, ch, buf, start, count, cb, ctx)
@@ -406,7 +411,7 @@ impl Channel {
         range: BlockRange,
     ) -> Result<(), Rejected<C, B>> {
         // SAFETY: descriptor and channel are open and of this thread.
-        self.send(io, |desc, ch, cb, ctx| unsafe {
+        self.send(io, range.count, |desc, ch, cb, ctx| unsafe {
             sys::spdk_bdev_unmap_blocks(desc, ch, range.start, range.count, cb, ctx)
         })
     }
@@ -418,7 +423,7 @@ impl Channel {
         range: BlockRange,
     ) -> Result<(), Rejected<C, B>> {
         // SAFETY: as in unmap().
-        self.send(io, |desc, ch, cb, ctx| unsafe {
+        self.send(io, range.count, |desc, ch, cb, ctx| unsafe {
             sys::spdk_bdev_write_zeroes_blocks(desc, ch, range.start, range.count, cb, ctx)
         })
     }
@@ -430,7 +435,7 @@ impl Channel {
         range: BlockRange,
     ) -> Result<(), Rejected<C, B>> {
         // SAFETY: as in unmap().
-        self.send(io, |desc, ch, cb, ctx| unsafe {
+        self.send(io, range.count, |desc, ch, cb, ctx| unsafe {
             sys::spdk_bdev_flush_blocks(desc, ch, range.start, range.count, cb, ctx)
         })
     }
@@ -441,7 +446,7 @@ impl Channel {
         io: Box<Io<C, B>>,
     ) -> Result<(), Rejected<C, B>> {
         // SAFETY: as in unmap().
-        self.send(io, |desc, ch, cb, ctx| unsafe {
+        self.send(io, 1, |desc, ch, cb, ctx| unsafe {
             sys::spdk_bdev_reset(desc, ch, cb, ctx)
         })
     }

@@ -13,9 +13,11 @@ pub(crate) mod io;
 mod stat;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 use oriel_spdk_sys as sys;
 use thiserror::Error;
@@ -158,11 +160,17 @@ impl IoKind {
 }
 
 /// The names of all devices, virtual ones included.
+///
+/// # Panics
+/// On another SPDK thread than the one that started the subsystems: devices come and go there, and
+/// SPDK's list has no lock in every release.
 pub fn names() -> Vec<String> {
-    let _home = Home::current("listing block devices");
+    assert!(
+        crate::subsystems::run_here(),
+        "block devices are listed on the SPDK thread that started the subsystems, while they run"
+    );
     let mut names = Vec::new();
-    // SAFETY: an SPDK thread is current; the list does not change during the walk, which calls
-    // nothing that could change it.
+    // SAFETY: this is the thread that changes the list, and the walk calls nothing that does.
     let mut next = unsafe { sys::spdk_bdev_first() };
     while let Some(bdev) = NonNull::new(next) {
         names.push(info(bdev).0);
@@ -173,8 +181,29 @@ pub fn names() -> Vec<String> {
 }
 
 /// Whether a device of that name exists.
+///
+/// # Panics
+/// As [`names`].
 pub fn exists(name: &str) -> bool {
     names().iter().any(|known| known == name)
+}
+
+/// The devices that are open in this process, for those who wait until none is.
+static OPEN: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+
+fn count_open(name: &str, change: impl FnOnce(usize) -> usize) {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = change(open.get(name).copied().unwrap_or(0));
+    match count {
+        0 => open.remove(name),
+        count => open.insert(name.to_owned(), count),
+    };
+}
+
+/// The names of the devices that are open.
+pub(crate) fn open_names() -> Vec<String> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.keys().cloned().collect()
 }
 
 fn text(chars: *const c_char) -> String {
@@ -227,6 +256,7 @@ impl Drop for DescInner {
             .enter(|| unsafe { sys::oriel_bdev_close(self.raw.as_ptr(), self.handle) });
         // SAFETY: gives up the count that open() leaked; closed descriptors get no more events.
         unsafe { Rc::decrement_strong_count(self.handler) };
+        count_open(&self.name, |count| count - 1);
     }
 }
 
@@ -258,7 +288,11 @@ impl BdevDesc {
         let home = Home::current("opening a block device");
         let not_found = || OpenError::NotFound {
             name: name.into(),
-            known: names(),
+            // Elsewhere the list may change meanwhile.
+            known: match crate::subsystems::run_here() {
+                true => names(),
+                false => Vec::new(),
+            },
         };
         let c_name = CString::new(name).map_err(|_| not_found())?;
         let handler: Rc<EventHandler> = Rc::new(RefCell::new(Box::new(on_event_fn)));
@@ -282,7 +316,8 @@ impl BdevDesc {
             unsafe { Rc::decrement_strong_count(handler) };
             // Old releases call a missing device an invalid argument.
             return Err(match -rc {
-                _ if !exists(name) => not_found(),
+                _ if crate::subsystems::run_here() && !exists(name) => not_found(),
+                libc::ENODEV | libc::EINVAL => not_found(),
                 libc::EPERM => OpenError::Claimed { name: name.into() },
                 errno => OpenError::Failed {
                     name: name.into(),
@@ -294,6 +329,7 @@ impl BdevDesc {
         let bdev = unsafe { sys::spdk_bdev_desc_get_bdev(raw.as_ptr()) };
         let bdev = NonNull::new(bdev).expect("an open descriptor has a device");
         let block_size = info(bdev).1.block_size;
+        count_open(name, |count| count + 1);
         let inner = DescInner {
             raw,
             handle,

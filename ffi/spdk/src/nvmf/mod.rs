@@ -253,7 +253,7 @@ impl Target {
         for subsystem in &subsystems {
             subsystem.destroy(&inner).await;
         }
-        poll_group::end_all(&inner.shared, inner.home).await;
+        poll_group::end_all(&inner.shared, &inner.home).await;
         inner.settle().await;
         // v20.07 handles the ends of RDMA connections in the acceptor, so it goes after them.
         self.acceptor = None;

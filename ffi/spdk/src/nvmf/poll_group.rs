@@ -211,7 +211,8 @@ impl PollGroup {
 /// A poll group's end, on its way to the group's thread and back.
 struct Ending {
     entry: Arc<Entry>,
-    main: Home,
+    /// The target's thread, which waits.
+    main: NonNull<sys::spdk_thread>,
     reply: *mut c_void,
 }
 
@@ -229,13 +230,8 @@ extern "C" fn group_ended(ctx: *mut c_void, _rc: c_int) {
     let ending = unsafe { Box::from_raw(ctx.cast::<Ending>()) };
     ending.entry.closed.store(true, Ordering::Release);
     // SAFETY: the main thread waits in end_all(), so it exists; reply_unit takes the reply back there.
-    let rc = unsafe {
-        sys::oriel_thread_send_msg(
-            ending.main.as_non_null().as_ptr(),
-            Some(reply_unit),
-            ending.reply,
-        )
-    };
+    let rc =
+        unsafe { sys::oriel_thread_send_msg(ending.main.as_ptr(), Some(reply_unit), ending.reply) };
     assert!(
         rc == 0,
         "SPDK's message pool is empty: too many messages are on their way at once"
@@ -243,7 +239,8 @@ extern "C" fn group_ended(ctx: *mut c_void, _rc: c_int) {
 }
 
 /// Ends every group on its thread and waits for all. Called on the target's thread.
-pub(super) async fn end_all(shared: &Shared, main: Home) {
+pub(super) async fn end_all(shared: &Shared, home: &Home) {
+    let main = home.as_non_null();
     let entries = std::mem::take(&mut shared.lock().entries);
     let mut pending = Vec::with_capacity(entries.len());
     for entry in entries {

@@ -439,7 +439,7 @@ impl Subsystem<Stopped> {
         let inner = Rc::new(Inner {
             raw: NonNull::new(raw)
                 .ok_or_else(|| CreateSubsystemError::Refused { nqn: nqn.clone() })?,
-            home: target.home,
+            home: target.home.clone(),
             nqn,
             namespaces_max: spec.namespaces_max,
             state: Cell::new(State::Stopped),
