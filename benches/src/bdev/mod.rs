@@ -151,11 +151,7 @@ async fn on_request(
     core_count: usize,
     run: impl AsyncFn() -> Result<Vec<JobReport>, SessionError>,
 ) -> Result<Vec<JobReport>, SessionError> {
-    let server = rpc::Server::listen(socket);
-    let server = server.map_err(|source| SessionError::Socket {
-        path: socket.to_owned(),
-        source,
-    })?;
+    let server = rpc::Server::listen(socket)?;
     let mut last = Vec::new();
     while let Some((call, client)) = server.next_call().await {
         if call == rpc::Call::Kill {

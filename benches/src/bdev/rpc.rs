@@ -3,9 +3,10 @@
 //! and `spdk_kill_instance`, which ends the program.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oriel_engine::reactor::{handle, sleep};
 use serde_json::{Value, json};
@@ -13,12 +14,28 @@ use serde_json::{Value, json};
 /// A request is a few dozen bytes; whoever sends more means something else.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 const POLL_PERIOD: Duration = Duration::from_millis(10);
+/// Clients are served one after another, so one that says nothing, or does not
+/// read its answer, may not keep the others waiting for longer than this.
+const CLIENT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a client asked for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Call {
     PerformTests,
     Kill,
+}
+
+/// Why there is no socket to listen on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ListenError {
+    #[error("{} exists and is no socket: choose another path with -r", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("cannot use the socket {}: {source}", path.display())]
+    Socket {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// The listening socket; its name goes with it.
@@ -34,15 +51,28 @@ pub(crate) struct Client {
 }
 
 impl Server {
-    pub(crate) fn listen(path: &Path) -> std::io::Result<Self> {
-        // A name that nobody answers to is left over from a killed program.
+    pub(crate) fn listen(path: &Path) -> Result<Self, ListenError> {
+        let unusable = |source| ListenError::Socket {
+            path: path.to_owned(),
+            source,
+        };
+        // Whatever else has this name is somebody's, and not to be removed.
+        if path
+            .symlink_metadata()
+            .is_ok_and(|found| !found.file_type().is_socket())
+        {
+            return Err(ListenError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        // A socket that nobody answers to is left over from a killed program.
         if UnixStream::connect(path)
             .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
         {
-            std::fs::remove_file(path)?;
+            std::fs::remove_file(path).map_err(unusable)?;
         }
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
+        let listener = UnixListener::bind(path).map_err(unusable)?;
+        listener.set_nonblocking(true).map_err(unusable)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
@@ -72,11 +102,14 @@ impl Drop for Server {
     }
 }
 
-/// Talks to one client until it asks for something that takes time, or leaves.
+/// Talks to one client until it asks for something that takes time, or leaves,
+/// or has had its time.
 async fn serve(mut stream: UnixStream) -> Option<(Call, Client)> {
     let mut received = Vec::new();
     let mut piece = [0; 4096];
-    while !handle().is_stopping() && received.len() < REQUEST_BYTES_MAX {
+    let deadline = Instant::now() + CLIENT_TIME_MAX;
+    while Instant::now() < deadline && !handle().is_stopping() && received.len() < REQUEST_BYTES_MAX
+    {
         match stream.read(&mut piece) {
             Ok(0) => return None,
             Ok(count) => received.extend_from_slice(&piece[..count]),
@@ -127,6 +160,7 @@ impl Client {
         let sent = self
             .stream
             .set_nonblocking(false)
+            .and_then(|()| self.stream.set_write_timeout(Some(CLIENT_TIME_MAX)))
             .and_then(|()| (&self.stream).write_all(reply.to_string().as_bytes()));
         drop(sent);
         let restored = self.stream.set_nonblocking(true);
@@ -165,5 +199,19 @@ mod tests {
         assert!(Server::listen(&path).is_err());
         drop(server);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("precious");
+        std::fs::write(&file, "data").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            let error = Server::listen(path).err().unwrap().to_string();
+            assert!(error.contains("is no socket"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "data");
     }
 }

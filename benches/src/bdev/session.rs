@@ -2,6 +2,7 @@
 //! everything put away again in order, whatever happened in between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -14,12 +15,14 @@ use oriel_spdk::bdev::create::{self, CreateError, Delays, DeleteError, Kind};
 use oriel_spdk::cores::CoreSetError;
 use oriel_spdk::env::{EnvError, Pci};
 use oriel_spdk::pci::{PciAddressError, PciDriver};
+use oriel_spdk::rpc::RpcError;
 use oriel_spdk::subsystems::SubsystemsError;
 use oriel_spdk::thread::ThreadError;
 use oriel_spdk::{CoreSet, EnvOptions, PciAddress, SpdkThread, Subsystems};
 
 use super::crew::{self, Place, RunOptions, SetupError, Start};
 use super::plan::JobPlan;
+use super::rpc::ListenError;
 use crate::against::{Pages, pages_at_hand};
 use crate::config::{Create, FileDrive};
 use crate::report::JobReport;
@@ -55,10 +58,23 @@ pub(crate) enum SessionError {
     NoReactor { core: CoreId },
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    #[error("cannot use the socket {}: {source}", path.display())]
-    Socket {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(
+        "drives {first} and {second} are both {}: give each a file or device of its own", path.display()
+    )]
+    SameFile {
+        first: String,
+        second: String,
         path: PathBuf,
-        source: std::io::Error,
+    },
+    #[error(
+        "the drive {name} of {drive_mib} MiB could not be made in {memory_mib} MiB of memory: give more with -s, or make the drive smaller"
+    )]
+    NoMemory {
+        name: String,
+        drive_mib: u64,
+        memory_mib: u32,
     },
 }
 
@@ -105,10 +121,10 @@ pub(crate) fn with_session<T: 'static>(
         hugepage_dir: None,
         pci: pci(&ground.creates)?,
     };
+    no_file_twice(&ground.creates)?;
     let env = options.start()?;
-    let creates = ground.creates;
     let finished = reactor::start(&env, ReactorConfig::default(), move |reactors| {
-        run(reactors, creates, work)
+        run(reactors, ground, work)
     });
     let finished = finished?;
     Ok((finished.value?, finished.signal))
@@ -134,9 +150,33 @@ fn pci(creates: &[Create]) -> Result<Pci, SessionError> {
     })
 }
 
+/// Two drives on one file would destroy each other's data. The lock that keeps
+/// other processes away cannot tell that it is this one.
+fn no_file_twice(creates: &[Create]) -> Result<(), SessionError> {
+    let mut seen = BTreeMap::new();
+    for create in creates {
+        let (Create::Aio(drive) | Create::Uring(drive)) = create else {
+            continue;
+        };
+        // One that is not there gets its own sentence later.
+        let Ok(found) = drive.filename.metadata() else {
+            continue;
+        };
+        let before = seen.insert((found.dev(), found.ino()), &drive.name);
+        if let Some(first) = before {
+            return Err(SessionError::SameFile {
+                first: first.clone(),
+                second: drive.name.clone(),
+                path: drive.filename.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 async fn run<T>(
     reactors: ReactorHandle,
-    creates: Vec<Create>,
+    ground: Ground,
     work: impl AsyncFnOnce(&Session) -> Result<T, SessionError>,
 ) -> Result<T, SessionError> {
     attach(SpdkThread::create("perf")?);
@@ -145,7 +185,7 @@ async fn run<T>(
         reactors,
     };
     let mut made = Vec::new();
-    let result = match session.set_up(&creates, &mut made).await {
+    let result = match session.set_up(&ground, &mut made).await {
         Ok(()) => work(&session).await,
         Err(error) => Err(error),
     };
@@ -165,7 +205,7 @@ impl Session {
     /// what has to be deleted again.
     async fn set_up(
         &self,
-        creates: &[Create],
+        ground: &Ground,
         made: &mut Vec<(Kind, String)>,
     ) -> Result<(), SessionError> {
         for core in self.reactors.cores().into_iter().skip(1) {
@@ -175,8 +215,9 @@ impl Session {
             let attached = attached.map_err(|_| SessionError::NoReactor { core })?;
             attached.await??;
         }
-        for create in creates {
-            made.push(make(&self.subsystems, create).await?);
+        for create in &ground.creates {
+            let one = make(&self.subsystems, create).await;
+            made.push(one.map_err(|error| explain(error, create, ground.memory_mib))?);
         }
         Ok(())
     }
@@ -292,6 +333,29 @@ async fn make(subsystems: &Subsystems, create: &Create) -> Result<(Kind, String)
     Ok((kind, name))
 }
 
+/// What to do about a drive in memory that finds no room there.
+fn explain(error: SessionError, create: &Create, memory_mib: u32) -> SessionError {
+    /// What SPDK answers where its memory has run out: -ENOMEM.
+    const NO_MEMORY: i64 = -12;
+    match (error, create) {
+        (
+            SessionError::Create(CreateError::Failed {
+                name,
+                source:
+                    RpcError::Refused {
+                        code: NO_MEMORY, ..
+                    },
+            }),
+            Create::Malloc(_),
+        ) => SessionError::NoMemory {
+            name,
+            drive_mib: create.dma_bytes() >> 20,
+            memory_mib,
+        },
+        (error, _) => error,
+    }
+}
+
 /// The block size that was asked for, else the block device's own, else the
 /// smallest, which any file can do.
 fn block_size(drive: &FileDrive) -> u32 {
@@ -386,6 +450,27 @@ mod tests {
             }),
             4096
         );
+    }
+
+    #[test]
+    fn one_file_under_two_names_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("drive");
+        let link = directory.path().join("link");
+        std::fs::write(&path, "").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let drive = |name: &str, filename: &Path| FileDrive {
+            name: name.into(),
+            filename: filename.into(),
+            block_size: 0,
+        };
+        let twice = [
+            Create::Aio(drive("A", &path)),
+            Create::Uring(drive("B", &link)),
+        ];
+        let error = no_file_twice(&twice).unwrap_err().to_string();
+        assert!(error.contains("A and B are both"), "{error}");
+        assert!(no_file_twice(&twice[..1]).is_ok());
     }
 
     #[test]
