@@ -6,12 +6,15 @@
 //! a killed demo leaves one.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
 use oriel_spdk::CoreSet;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use crate::against::Pages;
 use crate::bdev::args::FileApi;
@@ -127,7 +130,7 @@ fn make_file(directory: Option<&Path>) -> Result<PathBuf, DemoError> {
         .prefix("oriel-demo-")
         .tempfile_in(&directory)
         .and_then(|file| {
-            file.as_file().set_len(DRIVE_BYTES)?;
+            reserve(file.as_file())?;
             file.into_temp_path().keep().map_err(|error| error.error)
         });
     made.map_err(|source| DemoError::File {
@@ -135,6 +138,19 @@ fn make_file(directory: Option<&Path>) -> Result<PathBuf, DemoError> {
         mib: DRIVE_BYTES >> 20,
         source,
     })
+}
+
+/// Takes the room on the disk now: a file with holes would fail in the middle of
+/// the run where the disk is full.
+fn reserve(file: &File) -> std::io::Result<()> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, DRIVE_BYTES) {
+            Err(Errno::INTR) => {}
+            // Some file systems cannot; there the run has to find out.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return file.set_len(DRIVE_BYTES),
+            reserved => return Ok(reserved?),
+        }
+    }
 }
 
 fn creates(file: &Path, api: FileApi) -> Vec<Create> {
@@ -388,6 +404,8 @@ impl Drop for Live {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -431,7 +449,9 @@ mod tests {
     fn the_file_has_its_size_and_goes_with_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let file = make_file(Some(directory.path())).unwrap();
-        assert_eq!(std::fs::metadata(&file).unwrap().len(), DRIVE_BYTES);
+        let found = std::fs::metadata(&file).unwrap();
+        assert_eq!(found.len(), DRIVE_BYTES);
+        assert!(found.blocks() * 512 >= DRIVE_BYTES, "it has holes");
         drop(NamedFile(file));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         let error = make_file(Some(Path::new("/nonexistent")))
