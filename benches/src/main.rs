@@ -56,7 +56,10 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     if let Err(error) = out::claim(cli.verbose > 0) {
-        eprintln!("oriel-perf: cannot keep SPDK's lines out of standard output: {error}");
+        .log_internal_errors(false)
+        out::complain(format_args!(
+            "cannot keep SPDK's lines out of standard output: {error}"
+        ));
         return ExitCode::FAILURE;
     }
     let result: Result<ExitCode, Box<dyn Error>> = match &cli.command {
@@ -73,10 +76,19 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("oriel-perf: {}", sentence(error.as_ref()));
+    let status = result.unwrap_or_else(|error| {
+        out::complain(format_args!("{}", sentence(error.as_ref())));
         ExitCode::FAILURE
-    })
+    });
+    match out::lost() {
+        None => status,
+        Some(error) => {
+            out::complain(format_args!(
+                "the results could not be written to standard output: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn verdict(good: bool) -> ExitCode {

@@ -26,14 +26,33 @@ pub(crate) fn claim(show_theirs: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes text as it is. Whoever closed the other end does not want to hear
-/// more, so an error is not worth ending a measurement for.
+/// The first error that kept output from where it should go.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes text as it is. An error is not worth ending a measurement for: it is
+/// kept for the end. Whoever closed the other end does not want to hear more.
 pub(crate) fn write(text: Arguments<'_>) {
     let written = match OUT.get() {
         Some(mut out) => out.write_all(text.to_string().as_bytes()),
         None => io::stdout().write_fmt(text),
     };
-    drop(written);
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| error);
+    }
+}
+
+/// Why not all that was written has arrived, where it has not.
+pub(crate) fn lost() -> Option<&'static io::Error> {
+    LOST.get()
+}
+
+/// A sentence for standard error. Where even that is full there is nobody left
+/// to tell, which `eprintln!` would end the program for.
+pub(crate) fn complain(text: Arguments<'_>) {
+    let told = writeln!(io::stderr(), "oriel-perf: {text}");
+    drop(told);
 }
 
 pub(crate) fn is_terminal() -> bool {

@@ -324,7 +324,10 @@ fn tests_start_on_request_and_answer_with_their_results() {
             assert!(count > 0, "no answer to {method}");
         }
     };
+    // Whoever connects and says nothing does not keep the others waiting for ever.
+    let idle = connect(&socket);
     assert_eq!(call("no_such_method")["error"]["code"], -32601);
+    drop(idle);
     let reply = call("perform_tests");
     assert_eq!(reply["id"], 7);
     assert!(iops(&reply["result"]) > 0.0, "{reply}");
@@ -472,7 +475,7 @@ fn too_little_memory_says_how_much_is_needed() {
     );
     said(
         &bench.complaint("bdev --no-huge -c DIR/bdev.json -s 512 -t 1"),
-        &["M0", "could not be made"],
+        &["M0", "1024 MiB could not be made", "-s"],
     );
     said(
         &bench.complaint("bdev --no-huge -T Null0 -q 4096 -o 1M -s 512 -t 1"),
@@ -481,6 +484,82 @@ fn too_little_memory_says_how_much_is_needed() {
     said(
         &bench.complaint("bdev --no-huge -T Malloc0 -s 4000000000 -t 1"),
         &["MiB available", "ask for less"],
+    );
+}
+
+/// Runs the program from a shell that first limits what it may have.
+fn limited(bench: &Bench, limit: &str, line: &str) -> (Output, String) {
+    let program = bench.command(line);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limit} && exec \"$@\""), "sh"]);
+    shell.arg(program.get_program()).args(program.get_args());
+    shell.env("TMPDIR", bench.folder.path());
+    let output = shell.stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{limit}: {errors}");
+    (output, errors)
+}
+
+#[test]
+fn limits_that_leave_no_room_are_named() {
+    let bench = Bench::new();
+    let line = "bdev --no-huge -T Null0 -t 1";
+    let (_, errors) = limited(&bench, "ulimit -v 400000", line);
+    said(&errors, &["390 MiB", "ulimit -v unlimited"]);
+    let (_, errors) = limited(&bench, "ulimit -n 8", line);
+    said(&errors, &["oriel-perf: ", "Too many open files"]);
+    assert_eq!(bench.listing(), Vec::<String>::new());
+    let long = bench.folder.path().join("long".repeat(25));
+    fs::create_dir(&long).unwrap();
+    let limit = format!("export TMPDIR={}", long.display());
+    let (_, errors) = limited(&bench, &limit, line);
+    said(&errors, &["too long a name for a socket", "TMPDIR"]);
+    assert_eq!(fs::read_dir(&long).unwrap().count(), 0);
+}
+
+#[test]
+fn results_that_could_not_be_written_are_a_failure() {
+    let bench = Bench::new();
+    for line in ["--json", ""] {
+        let line = format!("bdev --no-huge -T Null0 -t 1 {line}");
+        let (_, errors) = limited(&bench, "exec >/dev/full", &line);
+        said(&errors, &["could not be written", "No space left"]);
+    }
+    // With nobody left to tell, it still ends with its own status.
+    limited(&bench, "exec 2>/dev/full", "bdev -t 1");
+}
+
+#[test]
+fn a_file_in_the_way_of_the_socket_is_left_alone() {
+    let bench = Bench::new();
+    bench.write("precious", "data");
+    said(
+        &bench.complaint("bdev --no-huge -T Null0 -t 1 -z -r DIR/precious"),
+        &["precious exists and is no socket", "-r"],
+    );
+    let kept = fs::read_to_string(bench.folder.path().join("precious")).unwrap();
+    assert_eq!(kept, "data");
+}
+
+#[test]
+fn one_file_under_two_names_is_named() {
+    let bench = Bench::new();
+    bench.make_file("drive", 16 << 20);
+    let drive = |name| {
+        let path = bench.folder.path().join("drive");
+        format!(
+            r#"{{"method":"bdev_aio_create","params":{{"name":"{name}","filename":"{}"}}}}"#,
+            path.display()
+        )
+    };
+    let drives = format!("{},{}", drive("A"), drive("B"));
+    bench.write(
+        "two.json",
+        &format!(r#"{{"subsystems":[{{"subsystem":"bdev","config":[{drives}]}}]}}"#),
+    );
+    said(
+        &bench.complaint("bdev --no-huge -c DIR/two.json -T A -t 1"),
+        &["drives A and B are both", "of its own"],
     );
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &BdevArgs) -> Result<Option<i32>, BdevError> {
         && args.job_file.is_none()
         && !args.workload.is_some_and(Workload::is_mix)
     {
-        eprintln!("oriel-perf: -M is only looked at with -w rw or randrw");
+        out::complain(format_args!("-M is only looked at with -w rw or randrw"));
     }
     match &args.against {
         Some(peer) => against(args, plan, peer).map(|()| None),
