@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use oriel_spdk::bdev::{Access, BdevDesc, BlockRange};
+use oriel_spdk::bdev::{Access, BdevDesc, BlockRange, Channel, create};
 use oriel_spdk::{CoreSet, DmaBuf, EnvOptions, SpdkThread, Subsystems, block_on, keyring};
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use super::{Address, pending};
 const MARK: &str = "HOST ";
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 32;
+const QUEUES_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// The test that the host's process runs; see `tests/nvmf.rs`.
@@ -215,27 +216,12 @@ async fn obey(sub: &Subsystems, words: &[&str]) -> String {
             if let [key] = key {
                 params["dhchap_key"] = json!(key);
             }
-            // SPDK answers "detach" before the controller of that name is gone.
-            let deadline = Instant::now() + ANSWER_LIMIT / 4;
-            loop {
-                let rpc = sub.rpc();
-                let result = rpc
-                    .call("bdev_nvme_attach_controller", params.clone())
-                    .await;
-                let result = result.map(drop).map_err(|error| error.to_string());
-                let still_there = matches!(&result, Err(error) if error.contains("File exists"));
-                if !still_there || Instant::now() > deadline {
-                    break result;
-                }
-            }
+            let attached = sub.rpc().call("bdev_nvme_attach_controller", params);
+            attached.await.map(drop).map_err(|error| error.to_string())
         }
-        ["detach"] => {
-            let result = sub
-                .rpc()
-                .call("bdev_nvme_detach_controller", json!({ "name": "Host" }))
-                .await;
-            result.map(|_| ()).map_err(|error| error.to_string())
-        }
+        ["detach"] => create::delete(sub, create::Kind::Nvme, "Host")
+            .await
+            .map_err(|error| error.to_string()),
         ["write", namespace, seed] => write(namespace, seed.parse().unwrap()).await,
         ["verify", namespace, seed] => verify(namespace, seed.parse().unwrap()).await,
         // Reads until one fails: for connections that the target ends.
@@ -257,10 +243,22 @@ fn not_data(error: String) -> Result<(), String> {
     }
 }
 
+/// Queues to a namespace. A target that has not yet noticed the end of earlier ones refuses their
+/// numbers for a moment.
+async fn queues(desc: &BdevDesc) -> Result<Channel, String> {
+    let deadline = Instant::now() + QUEUES_LIMIT;
+    poll_fn(|_| match desc.channel() {
+        Ok(channel) => Poll::Ready(Ok(channel)),
+        Err(error) if Instant::now() > deadline => Poll::Ready(Err(error.to_string())),
+        Err(_) => pending(),
+    })
+    .await
+}
+
 async fn write(namespace: &str, seed: u64) -> Result<(), String> {
     let desc = BdevDesc::open(&format!("Hostn{namespace}"), Access::ReadWrite, |_| {});
     let desc = desc.map_err(|error| error.to_string())?;
-    let channel = desc.channel().map_err(|error| error.to_string())?;
+    let channel = queues(&desc).await?;
     let mut buf = DmaBuf::zeroed(BLOCKS as usize * BLOCK, BLOCK).unwrap();
     buf.copy_from_slice(&pattern(seed));
     let (_, result) = channel.write_at(buf, range()).await;
@@ -270,7 +268,7 @@ async fn write(namespace: &str, seed: u64) -> Result<(), String> {
 async fn verify(namespace: &str, seed: u64) -> Result<(), String> {
     let desc = BdevDesc::open(&format!("Hostn{namespace}"), Access::ReadOnly, |_| {});
     let desc = desc.map_err(|error| error.to_string())?;
-    let channel = desc.channel().map_err(|error| error.to_string())?;
+    let channel = queues(&desc).await?;
     let buf = DmaBuf::zeroed(BLOCKS as usize * BLOCK, BLOCK).unwrap();
     let (buf, result) = channel.read_at(buf, range()).await;
     result.map_err(|error| error.to_string())?;
