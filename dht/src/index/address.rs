@@ -26,7 +26,7 @@ const _: () = assert!(PARTITION_LINES_MAX.ilog2() < PARTITION_SHIFT);
 const _: () = assert!(PARTITION_SHIFT + PARTITIONS_MAX.ilog2() <= TURN_SHIFT);
 
 /// Multiplies to 128 bits and folds the halves together.
-#[inline]
+#[inline(always)]
 pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
@@ -37,7 +37,7 @@ pub(super) fn fold(a: u64, b: u64) -> u64 {
 pub(super) struct Seeds(pub(super) [u64; 3]);
 
 impl Seeds {
-    #[inline]
+    #[inline(always)]
     pub(super) fn hash(self, fingerprint: Fingerprint) -> Hash {
         let half = fold(fingerprint.low ^ self.0[0], 0x9e37_79b9_7f4a_7c15);
         Hash(fold(
@@ -46,7 +46,7 @@ impl Seeds {
         ))
     }
 
-    #[inline]
+    #[inline(always)]
     fn of_other(self, home: u64, turn: u64) -> u64 {
         fold(
             (home << TURN_BITS | turn) ^ self.0[2],
@@ -61,17 +61,17 @@ pub(super) struct Hash(pub(super) u64);
 
 impl Hash {
     /// `partitions` is a power of two.
-    #[inline]
+    #[inline(always)]
     pub(super) fn partition(self, partitions: usize) -> usize {
         (self.0 >> PARTITION_SHIFT) as usize & (partitions - 1)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn turn(self) -> u64 {
         self.0 >> TURN_SHIFT
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn class(self) -> usize {
         (self.turn() / TURNS_OF_CLASS) as usize
     }
@@ -108,18 +108,18 @@ impl Shape {
         (sane && Self::of(shape.lines()) == shape).then_some(shape)
     }
 
-    #[inline]
+    #[inline(always)]
     fn level(self) -> u32 {
         (self.0 >> LEVEL_SHIFT & LEVEL_MASK) as u32
     }
 
     /// The line that is split next, or now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn split(self) -> u64 {
         self.0 & SPLIT_MASK
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_splitting(self) -> bool {
         self.0 & SPLITTING != 0
     }
@@ -137,20 +137,20 @@ impl Shape {
         Self::of(self.lines() + 1)
     }
 
-    #[inline]
+    #[inline(always)]
     fn line(self, hash: u64) -> u64 {
         let coarse = hash & ((1 << self.level()) - 1);
         let fine = hash & ((2 << self.level()) - 1);
         if coarse < self.split() { fine } else { coarse }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn home(self, hash: Hash) -> u64 {
         self.line(hash.0)
     }
 
     /// Never the home itself: where the hash says so, it is the line that the home was once split from.
-    #[inline]
+    #[inline(always)]
     pub(super) fn other(self, seeds: Seeds, home: u64, turn: u64) -> u64 {
         let line = self.line(seeds.of_other(home, turn));
         if line != home {

@@ -20,6 +20,7 @@
 //! torn read is thrown away rather than undefined. The two fences pair: who read a word of a later write sees, behind
 //! its fence, at least the odd version that came before that word.
 
+use std::hint::{black_box, select_unpredictable};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::entry::{Entry, Fingerprint, Flags, Length, Position};
@@ -56,6 +57,8 @@ const _: () = assert!(RESERVED << 1 == OCCUPIED);
 const _: () = assert!(AT_PLACES == SLOTS * 2, "two words of fingerprint each");
 const _: () = assert!(AT_LENGTHS == AT_PLACES + SLOTS);
 const _: () = assert!(AT_LENGTHS + 1 == LINE_WORDS - 1);
+// `look` names these words.
+const _: () = assert!(1 + AT_PLACES == 5 && 1 + AT_LENGTHS == 7 && SLOTS == 2);
 const _: () = assert!(LENGTH_LOW_BITS as usize * SLOTS == 64);
 
 /// An entry with its key.
@@ -138,6 +141,7 @@ impl Line {
     }
 }
 
+#[inline(always)]
 fn entry(at: usize, place: u64, lengths: u64) -> Entry {
     let low = lengths >> (LENGTH_LOW_BITS as usize * at) & 0xffff_ffff;
     let high = place >> LENGTH_HIGH_SHIFT & ((1 << LENGTH_HIGH_BITS) - 1);
@@ -184,35 +188,38 @@ impl Seen {
     }
 
     /// Whether the line was not written since.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_current(&self, line: &Shared) -> bool {
         line[0].load(Acquire) == self.first
     }
 }
 
 /// Looks for a fingerprint in a line, from any thread.
-#[inline]
+///
+/// Which of the two entries it is cannot be foreseen, and a processor that guesses wrong throws away the lookups that
+/// it has begun behind this one. So the choice is made without a branch.
+#[inline(always)]
 pub(super) fn look(line: &Shared, fingerprint: Fingerprint) -> Seen {
     let mut pause = Pause::new();
     loop {
         let first = line[0].load(Acquire);
-        if first & WRITING == 0 {
-            let differs = |at: usize| {
-                (line[1 + 2 * at].load(Relaxed) ^ fingerprint.low)
-                    | (line[2 + 2 * at].load(Relaxed) ^ fingerprint.high)
-            };
+        let is_it = |slot: usize, place: u64| {
+            let differs = (line[1 + 2 * slot].load(Relaxed) ^ fingerprint.low)
+                | (line[2 + 2 * slot].load(Relaxed) ^ fingerprint.high);
             // An unoccupied slot is all zeros, and so may a fingerprint be.
-            let place_of = |slot: usize| {
-                let place = line[1 + AT_PLACES + slot].load(Relaxed);
-                (differs(slot) == 0 && place & OCCUPIED != 0).then_some((slot, place))
-            };
-            let found = place_of(0).or_else(|| place_of(1));
-            let lengths = line[1 + AT_LENGTHS].load(Relaxed);
-            fence(Acquire);
-            if line[0].load(Relaxed) == first {
-                let found = found.map(|(slot, place)| (slot, entry(slot, place, lengths)));
-                return Seen { first, found };
-            }
+            (differs == 0) & (place & OCCUPIED != 0)
+        };
+        let places = [5, 6].map(|word: usize| line[word].load(Relaxed));
+        let lengths = line[7].load(Relaxed);
+        let (zeroth, other) = (is_it(0, places[0]), is_it(1, places[1]));
+        fence(Acquire);
+        if first & WRITING == 0 && line[0].load(Relaxed) == first {
+            let place = select_unpredictable(other, places[1], places[0]);
+            let slot = usize::from(other);
+            // Seen through, this would become a branch on either.
+            let is_there = black_box(zeroth | other);
+            let found = is_there.then(|| (slot, entry(slot, place, lengths)));
+            return Seen { first, found };
         }
         pause.wait();
     }

@@ -7,7 +7,7 @@ use super::address::{Hash, Seeds, Shape};
 use super::entry::{Entry, Fingerprint, Flags, Length, Position};
 use super::layout::Layout;
 use super::line::{self, Line, Slot};
-use super::table::{Table, Trust};
+use super::table::Table;
 use super::writer::Writer;
 use crate::region::Section;
 
@@ -43,12 +43,8 @@ fn table(lines: u64) -> Arc<Table> {
         partitions: 1,
         lines_max: LINES,
     };
-    let table = Arc::new(Table {
-        section: Section::modelled(layout.words() as usize),
-        layout,
-        seeds: Seeds([11, 12, 13]),
-        trust: [Trust::new(true)].into(),
-    });
+    let section = Section::modelled(layout.words() as usize);
+    let table = Arc::new(Table::new(section, layout, Seeds([11, 12, 13]), true));
     table.part(0).set_shape(Shape::of(lines));
     table
 }
@@ -113,7 +109,7 @@ fn loom_a_key_is_found_while_it_moves_to_its_other_line() {
         }
         let moving = {
             thread::spawn(move || {
-                writer.make_room(&[0], &[]).expect("line 2 is free");
+                writer.make_room(&[0], &[], 8).expect("line 2 is free");
                 writer
             })
         };
@@ -137,10 +133,10 @@ fn loom_a_key_is_found_while_it_moves_home() {
         })[0];
         let mut writer = Writer::new(table.clone(), 0, 0, 0);
         writer.insert(key, entry(1)).expect("room");
-        writer.make_room(&[0], &[]).expect("line 2 is free");
+        writer.make_room(&[0], &[], 8).expect("line 2 is free");
         assert_eq!(table.part(0).hint(0, seeds.hash(key).class()), 1);
         let moving = thread::spawn(move || {
-            writer.make_room(&[2], &[]).expect("line 0 is free");
+            writer.make_room(&[2], &[], 8).expect("line 0 is free");
         });
         assert_eq!(find(&table, key), Some(entry(1)));
         moving.join().expect("the writer ends");
@@ -159,7 +155,7 @@ fn loom_a_key_is_found_while_its_line_is_split() {
         })[0];
         let mut writer = Writer::new(table.clone(), 0, 0, 0);
         writer.insert(key, entry(1)).expect("room");
-        let splitting = thread::spawn(move || writer.split().expect("there is room"));
+        let splitting = thread::spawn(move || assert!(writer.step().expect("there is room")));
         assert_eq!(find(&table, key), Some(entry(1)));
         splitting.join().expect("the writer ends");
         assert_eq!(table.part(0).shape().lines(), 3);
@@ -178,8 +174,8 @@ fn loom_a_key_elsewhere_is_found_while_its_home_is_split() {
         })[0];
         let mut writer = Writer::new(table.clone(), 0, 0, 0);
         writer.insert(key, entry(1)).expect("room");
-        writer.make_room(&[0], &[]).expect("line 1 is free");
-        let splitting = thread::spawn(move || writer.split().expect("there is room"));
+        writer.make_room(&[0], &[], 8).expect("line 1 is free");
+        let splitting = thread::spawn(move || assert!(writer.step().expect("there is room")));
         assert_eq!(find(&table, key), Some(entry(1)));
         splitting.join().expect("the writer ends");
         assert_eq!(table.part(0).hints(0), 0);

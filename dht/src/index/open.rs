@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::address::{Seeds, Shape};
-use super::layout::{self, IndexSize, Layout, SizeError, Summary};
+use super::layout::{self, IndexSize, SizeError, Summary};
 use super::reader::Index;
-use super::table::{Table, Trust};
+use super::table::Table;
 use super::writer::Writer;
 use crate::limits::SLOTS;
 use crate::region::{History, Section};
@@ -90,7 +90,7 @@ impl Index {
         }
         layout::write_header(words, layout, seeds);
         let lines = size.lines().min(layout.lines_max);
-        let table = table(section, layout, seeds, true);
+        let table = Arc::new(Table::new(section, layout, seeds, true));
         let writers = (0..layout.partitions as usize).map(|partition| {
             table.part(partition).set_shape(Shape::of(lines));
             Writer::new(table.clone(), partition, 0, 0)
@@ -120,7 +120,7 @@ impl Index {
             let partition = partition as u32;
             summaries.push(summary.ok_or(AdoptError::NotClosed { partition })?);
         }
-        let table = table(section, layout, seeds, false);
+        let table = Arc::new(Table::new(section, layout, seeds, false));
         let writers = summaries.iter().enumerate().map(|(partition, summary)| {
             table.part(partition).set_shape(Shape(summary.shape));
             Writer::new(table.clone(), partition, summary.entries, summary.sum)
@@ -159,14 +159,4 @@ impl Index {
         }
         Ok(())
     }
-}
-
-fn table(section: Section, layout: Layout, seeds: Seeds, verified: bool) -> Arc<Table> {
-    let trust = (0..layout.partitions).map(|_| Trust::new(verified));
-    Arc::new(Table {
-        trust: trust.collect(),
-        section,
-        layout,
-        seeds,
-    })
 }

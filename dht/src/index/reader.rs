@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::address::Hash;
 use super::entry::{Entry, Fingerprint, Heat};
 use super::table::{Found, Table, Touched};
 use crate::limits::{BATCH_MAX, SLOTS};
@@ -46,17 +47,16 @@ impl Index {
             .zip(entries.chunks_mut(BATCH_MAX))
         {
             let part = |hash| table.part(table.partition_of(hash));
-            for key in keys {
-                let hash = table.seeds.hash(*key);
-                part(hash).prefetch(hash);
+            let mut hashes = [Hash(0); BATCH_MAX];
+            for (key, hash) in keys.iter().zip(&mut hashes) {
+                *hash = table.seeds.hash(*key);
+                part(*hash).prefetch(*hash);
             }
-            for key in keys {
-                let hash = table.seeds.hash(*key);
-                part(hash).prefetch_other(hash);
+            for hash in &hashes[..keys.len()] {
+                part(*hash).prefetch_other(*hash);
             }
-            for (key, place) in keys.iter().zip(places) {
-                let hash = table.seeds.hash(*key);
-                let found = part(hash).find(*key, hash, &mut ());
+            for ((key, hash), place) in keys.iter().zip(&hashes).zip(places) {
+                let found = part(*hash).find(*key, *hash, &mut ());
                 *place = found.map(|found| found.entry);
             }
         }
@@ -96,17 +96,13 @@ impl Index {
 
     /// Whether something in it was found wrong since it was adopted. It is then to be made anew.
     pub fn is_damaged(&self) -> bool {
-        self.table
-            .trust
-            .iter()
-            .any(|trust| trust.damaged.load(Relaxed))
+        self.table.trusts().any(|trust| trust.damaged.load(Relaxed))
     }
 
     /// Whether every line was verified since it was adopted, or it was made now.
     pub fn is_verified(&self) -> bool {
         self.table
-            .trust
-            .iter()
+            .trusts()
             .all(|trust| trust.verified.load(Relaxed))
     }
 }

@@ -14,6 +14,7 @@
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicBool;
+use std::hint::select_unpredictable;
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -32,7 +33,18 @@ pub(super) struct Table {
     pub(super) section: Section,
     pub(super) layout: Layout,
     pub(super) seeds: Seeds,
-    pub(super) trust: Box<[Trust]>,
+    partitions: Box<[Places]>,
+}
+
+/// Where a partition's words are, worked out once.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Places {
+    state: usize,
+    hints: usize,
+    heat: usize,
+    lines: usize,
+    trust: Trust,
 }
 
 /// What is known about a partition that came out of an earlier run.
@@ -45,7 +57,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    pub(super) fn new(verified: bool) -> Self {
+    fn new(verified: bool) -> Self {
         Self {
             verified: AtomicBool::new(verified),
             damaged: AtomicBool::new(false),
@@ -95,32 +107,43 @@ impl Count for Touched {
 /// One partition's words.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
-    state: &'a AtomicU64,
-    hints: &'a [AtomicU64],
-    heat: &'a [AtomicU64],
-    lines: &'a [Shared],
+    words: &'a [AtomicU64],
+    places: &'a Places,
     seeds: Seeds,
-    trust: &'a Trust,
 }
 
 impl Table {
-    #[inline]
-    pub(super) fn partition_of(&self, hash: Hash) -> usize {
-        hash.partition(self.layout.partitions as usize)
+    pub(super) fn new(section: Section, layout: Layout, seeds: Seeds, verified: bool) -> Self {
+        let partitions = (0..layout.partitions).map(|at| Places {
+            state: layout.state(at),
+            hints: layout.hints(at),
+            heat: layout.heat(at),
+            lines: layout.lines(at),
+            trust: Trust::new(verified),
+        });
+        Self {
+            partitions: partitions.collect(),
+            section,
+            layout,
+            seeds,
+        }
     }
 
-    #[inline]
+    pub(super) fn trusts(&self) -> impl Iterator<Item = &Trust> {
+        self.partitions.iter().map(|places| &places.trust)
+    }
+
+    #[inline(always)]
+    pub(super) fn partition_of(&self, hash: Hash) -> usize {
+        hash.partition(self.partitions.len())
+    }
+
+    #[inline(always)]
     pub(super) fn part(&self, partition: usize) -> Part<'_> {
-        let words = self.section.words();
-        let (layout, at) = (self.layout, partition as u64);
-        let lines = &words[layout.lines(at)..][..layout.lines_max as usize * LINE_WORDS];
         Part {
-            state: &words[layout.state(at)],
-            hints: &words[layout.hints(at)..][..layout.hints_words() as usize],
-            heat: &words[layout.heat(at)..][..layout.heat_words() as usize],
-            lines: lines.as_chunks().0,
+            words: self.section.words(),
+            places: &self.partitions[partition],
             seeds: self.seeds,
-            trust: &self.trust[partition],
         }
     }
 
@@ -129,7 +152,7 @@ impl Table {
         &self.section.words()[self.layout.summary(partition as u64) + LINE_WORDS - 1]
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &self,
         fingerprint: Fingerprint,
@@ -143,30 +166,42 @@ impl Table {
 }
 
 impl<'a> Part<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn shape(&self) -> Shape {
-        Shape(self.state.load(Acquire))
+        Shape(self.words[self.places.state].load(Acquire))
     }
 
     pub(super) fn set_shape(&self, shape: Shape) {
-        self.state.store(shape.0, Release);
+        self.words[self.places.state].store(shape.0, Release);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn line(&self, number: u64) -> &'a Shared {
-        &self.lines[number as usize]
+        let at = self.places.lines + number as usize * LINE_WORDS;
+        self.words[at..]
+            .first_chunk()
+            .expect("the section holds every line")
+    }
+
+    #[inline(always)]
+    fn hints_word(&self, home: u64) -> &'a AtomicU64 {
+        &self.words[self.places.hints + (home / HINTS_OF_WORD) as usize]
+    }
+
+    fn heat_word(&self, line: u64) -> &'a AtomicU64 {
+        &self.words[self.places.heat + (line / HEAT_OF_WORD) as usize]
     }
 
     /// Asks for the lines that a lookup starts with.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, hash: Hash) {
         let home = self.shape().home(hash);
-        prefetch(&self.hints[(home / HINTS_OF_WORD) as usize]);
+        prefetch(self.hints_word(home));
         prefetch(&self.line(home)[0]);
     }
 
     /// Asks for the other line too where the hint says that it is wanted; the hint is there by now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch_other(&self, hash: Hash) {
         let shape = self.shape();
         let home = shape.home(hash);
@@ -180,34 +215,34 @@ impl<'a> Part<'a> {
     }
 
     /// How many of a home's keys of a class are elsewhere; 3 is three or more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hint(&self, home: u64, class: usize) -> u64 {
-        let word = self.hints[(home / HINTS_OF_WORD) as usize].load(Acquire);
+        let word = self.hints_word(home).load(Acquire);
         word >> (home % HINTS_OF_WORD * 16 + class as u64 * 2) & 3
     }
 
     /// All classes of a home, two bits each.
     pub(super) fn hints(&self, home: u64) -> u16 {
-        let word = self.hints[(home / HINTS_OF_WORD) as usize].load(Relaxed);
+        let word = self.hints_word(home).load(Relaxed);
         (word >> (home % HINTS_OF_WORD * 16)) as u16
     }
 
     /// For the partition's writer only.
     pub(super) fn set_hints(&self, home: u64, hints: u16) {
-        let word = &self.hints[(home / HINTS_OF_WORD) as usize];
+        let word = self.hints_word(home);
         let shift = home % HINTS_OF_WORD * 16;
         let others = word.load(Relaxed) & !(0xffff << shift);
         word.store(others | u64::from(hints) << shift, Release);
     }
 
     pub(super) fn heat(&self, line: u64, slot: usize) -> Heat {
-        let word = self.heat[(line / HEAT_OF_WORD) as usize].load(Relaxed);
+        let word = self.heat_word(line).load(Relaxed);
         Heat((word >> heat_shift(line, slot) & 15) as u8)
     }
 
     /// Changes an entry's heat unless someone else changes a neighbour's at the same time, three times in a row.
     pub(super) fn change_heat(&self, line: u64, slot: usize, change: impl Fn(Heat) -> Heat) {
-        let word = &self.heat[(line / HEAT_OF_WORD) as usize];
+        let word = self.heat_word(line);
         let shift = heat_shift(line, slot);
         let mut now = word.load(Relaxed);
         for _ in 0..3 {
@@ -225,7 +260,7 @@ impl<'a> Part<'a> {
     }
 
     /// Looks a key up, from any thread.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &self,
         fingerprint: Fingerprint,
@@ -237,27 +272,26 @@ impl<'a> Part<'a> {
         loop {
             let shape = self.shape();
             let home = shape.home(hash);
-            let is_lost = if self.hint(home, class) == 0 {
-                count.hint();
-                count.line();
-                let at_home = self.look(home, fingerprint);
-                if let Some(found) = found(home, &at_home) {
-                    return Some(found);
-                }
-                self.hint(home, class) == 0 && at_home.is_current(self.line(home))
+            // The home is most often the line, and on its way before the hint that says so is there. Which of the two
+            // it is cannot be foreseen; see `look` about branches.
+            prefetch(&self.line(home)[0]);
+            let other = shape.other(self.seeds, home, hash.turn());
+            let hint = self.hint(home, class);
+            let first = select_unpredictable(hint != 0, other, home);
+            count.hint();
+            count.line();
+            let seen = self.look(first, fingerprint);
+            if let Some(found) = found(first, &seen) {
+                return Some(found);
+            }
+            let is_lost = if hint == 0 {
+                self.hint(home, class) == 0 && seen.is_current(self.line(home))
             } else {
-                let other = shape.other(self.seeds, home, hash.turn());
-                count.hint();
-                count.line();
-                let elsewhere = self.look(other, fingerprint);
-                if let Some(found) = found(other, &elsewhere) {
-                    return Some(found);
-                }
                 count.line();
                 if let Some(found) = found(home, &self.look(home, fingerprint)) {
                     return Some(found);
                 }
-                elsewhere.is_current(self.line(other))
+                seen.is_current(self.line(other))
             };
             if is_lost && self.is_still(shape, home, hash) {
                 return None;
@@ -267,7 +301,7 @@ impl<'a> Part<'a> {
     }
 
     /// Whether a key's lines are what they were under an earlier shape, and not being split.
-    #[inline]
+    #[inline(always)]
     fn is_still(&self, then: Shape, home: u64, hash: Hash) -> bool {
         let now = self.shape();
         if now == then && !now.is_splitting() {
@@ -278,10 +312,10 @@ impl<'a> Part<'a> {
         same && !(now.is_splitting() && (now.split() == home || now.split() == other(now)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn look(&self, number: u64, fingerprint: Fingerprint) -> Seen {
         let line = self.line(number);
-        if self.trust.verified.load(Relaxed) {
+        if self.places.trust.verified.load(Relaxed) {
             line::look(line, fingerprint)
         } else {
             self.look_at_unverified(number, fingerprint)
@@ -292,13 +326,13 @@ impl<'a> Part<'a> {
     fn look_at_unverified(&self, number: u64, fingerprint: Fingerprint) -> Seen {
         let line = self.line(number);
         line::look_checked(number, line, fingerprint).unwrap_or_else(|Damaged| {
-            self.trust.damaged.store(true, Relaxed);
+            self.places.trust.damaged.store(true, Relaxed);
             Seen::nothing(line)
         })
     }
 
     pub(super) fn trust(&self) -> &'a Trust {
-        self.trust
+        &self.places.trust
     }
 }
 
@@ -306,7 +340,7 @@ fn heat_shift(line: u64, slot: usize) -> u64 {
     line % HEAT_OF_WORD * 8 + slot as u64 * 4
 }
 
-#[inline]
+#[inline(always)]
 fn found(line: u64, seen: &Seen) -> Option<Found> {
     let (slot, entry) = seen.found?;
     Some(Found { line, slot, entry })

@@ -87,7 +87,7 @@ mod mapped {
             })
         }
 
-        #[inline]
+        #[inline(always)]
         pub(crate) fn words(&self) -> &[AtomicU64] {
             // SAFETY: `start` is page-aligned and followed by `words` mapped words for as long as `self` lives; any
             // bit pattern is an `AtomicU64`, and nothing but atomics is ever made of this memory.

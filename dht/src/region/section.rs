@@ -32,7 +32,7 @@ pub(super) struct About {
 
 impl Section {
     /// The section's words, shared with every other holder of it.
-    #[inline]
+    #[inline(always)]
     pub fn words(&self) -> &[AtomicU64] {
         &self.memory.words()[self.first..self.first + self.words]
     }

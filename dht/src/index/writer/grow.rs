@@ -10,12 +10,16 @@ use crate::index::entry::Heat;
 use crate::index::line::{Line, Slot};
 use crate::limits::{GROW_PERMILLE, SLOTS};
 
-/// Lines added by one insert at most: two keep ahead of it, since one line has room for two entries.
+/// Steps of growing in one insert: at seven tenths full, two inserts need hardly three.
 const STEPS_OF_INSERT: u32 = 2;
-/// Lines added for a key that found no room.
-const STEPS_OF_RESCUE: u32 = 8;
-/// Times that a split is planned anew after room was made for it.
-const PLANS_MAX: u32 = 16;
+/// Steps for a key that found no room.
+const STEPS_OF_RESCUE: u32 = 16;
+/// Entries that one step makes room for.
+const ROOMS_OF_STEP: usize = 4;
+/// Lines held free for the next split; more than any split takes are those of plans that have changed.
+const HELD_MAX: usize = 16;
+/// Lines looked at for the room of one entry. A table that grows has room nearby.
+const ROOM_LINES_MAX: usize = 64;
 
 /// No line is left, or no room for a key whose other line is another one after the split.
 #[derive(Debug)]
@@ -46,12 +50,11 @@ struct Plan {
 }
 
 impl Writer {
-    /// Grows by a line or two where the partition is fuller than it should be and may still grow.
+    /// Goes on growing where the partition is fuller than it should be and may still grow. A bounded piece of work.
     pub(super) fn grow(&mut self) {
         for _ in 0..STEPS_OF_INSERT {
-            let lines = self.shape().lines();
-            let wanted = self.entries * 1000 > lines * SLOTS as u64 * GROW_PERMILLE;
-            if !wanted || self.split().is_err() {
+            let slots = self.shape().lines() * SLOTS as u64;
+            if self.entries * 1000 <= slots * GROW_PERMILLE || self.step().is_err() {
                 return;
             }
         }
@@ -60,33 +63,41 @@ impl Writer {
     /// Room for a key that finds none, where growing a little out of turn brings it.
     pub(super) fn room_by_growing(&mut self, hash: Hash) -> Option<(u64, usize)> {
         for _ in 0..STEPS_OF_RESCUE {
-            self.split().ok()?;
-            if let Some(room) = self.room_for(hash) {
+            if self.step().ok()?
+                && let Some(room) = self.room_for(hash)
+            {
                 return Some(room);
             }
         }
         None
     }
 
-    pub(in crate::index) fn split(&mut self) -> Result<(), Blocked> {
+    /// Splits a line, or makes the room that this takes first. True when it is split.
+    pub(in crate::index) fn step(&mut self) -> Result<bool, Blocked> {
         if self.shape().lines() >= self.table.layout.lines_max {
             return Err(Blocked);
         }
-        // Room that was made for one entry is not to be taken again by making room for the next.
-        let mut held = Vec::new();
-        for _ in 0..PLANS_MAX {
-            match self.plan() {
-                Ok(plan) => {
-                    self.carry_out(&plan);
-                    return Ok(());
+        match self.plan() {
+            Ok(plan) => {
+                self.carry_out(&plan);
+                self.held.clear();
+                Ok(true)
+            }
+            Err(full) => {
+                // Room that was made for one entry is not to be taken again by making room for the next.
+                let mut held = std::mem::take(&mut self.held);
+                if held.len() > HELD_MAX {
+                    held.clear();
                 }
-                Err(full) => {
-                    self.make_room(&[full], &held).ok_or(Blocked)?;
-                    held.push(full);
+                for line in full.into_iter().take(ROOMS_OF_STEP) {
+                    let room = self.make_room(&[line], &held, ROOM_LINES_MAX);
+                    room.ok_or(Blocked)?;
+                    held.push(line);
                 }
+                self.held = held;
+                Ok(false)
             }
         }
-        Err(Blocked)
     }
 
     fn taken(&self, line: u64, at: usize, slot: Slot) -> Moving {
@@ -97,6 +108,22 @@ impl Writer {
             line,
             at,
         }
+    }
+
+    /// How many keys of a home's class are in their other lines.
+    pub(super) fn count_elsewhere(&self, home: u64, class: usize) -> u16 {
+        let first = class as u64 * TURNS_OF_CLASS;
+        let turns = first..first + TURNS_OF_CLASS;
+        let others = turns.map(|turn| {
+            let line = self.shape().other(self.table.seeds, home, turn);
+            let entries = self.line(line).0.entries();
+            let counted = entries.filter(|(_, slot)| {
+                let (its_home, hash) = self.home_of(slot);
+                its_home == home && hash.turn() == turn
+            });
+            counted.count() as u16
+        });
+        others.sum()
     }
 
     /// The keys of `home` that are in their other lines.
@@ -125,8 +152,8 @@ impl Writer {
         found
     }
 
-    /// Err names a line that is full and in which an entry needs room first.
-    fn plan(&mut self) -> Result<Plan, u64> {
+    /// Err names the lines that are full and in which an entry needs room first.
+    fn plan(&mut self) -> Result<Plan, Vec<u64>> {
         let (shape, seeds) = (self.shape(), self.table.seeds);
         let (old, new, next) = (shape.split(), shape.lines(), shape.next());
         self.drop_dead(old);
@@ -161,6 +188,7 @@ impl Writer {
             let other = next.other(seeds, next.home(hash), hash.turn());
             other != old && other != new
         });
+        let mut full = Vec::new();
         for moving in elsewhere {
             let hash = seeds.hash(moving.slot.fingerprint);
             let home = next.home(hash);
@@ -182,7 +210,7 @@ impl Writer {
             if other == new || other == old {
                 // A guest of the line that its siblings fill: making room in the old one changes the plan.
                 if !plan.settle(other == new, moving) {
-                    return Err(old);
+                    full.push(old);
                 }
                 continue;
             }
@@ -194,10 +222,12 @@ impl Writer {
                         .iter()
                         .all(|(line, slot, _)| (*line, *slot) != (other, *at))
             };
-            let free = (0..SLOTS).find(taken).ok_or(other)?;
-            plan.arriving.push((other, free, moving));
+            match (0..SLOTS).find(taken) {
+                Some(free) => plan.arriving.push((other, free, moving)),
+                None => full.push(other),
+            }
         }
-        Ok(plan)
+        if full.is_empty() { Ok(plan) } else { Err(full) }
     }
 
     fn carry_out(&mut self, plan: &Plan) {

@@ -34,6 +34,8 @@ pub struct Writer {
     sum: u64,
     clearing: Option<Clearing>,
     verifying: Option<Verifying>,
+    /// Lines in which there is room for the split that comes next.
+    held: Vec<u64>,
     /// Kept so that a search allocates nothing.
     search: Vec<room::Node>,
 }
@@ -87,7 +89,7 @@ pub enum ReplaceError {
 impl Writer {
     pub(super) fn new(table: Arc<Table>, partition: usize, entries: u64, sum: u64) -> Self {
         table.entries(partition).store(entries, Relaxed);
-        let verified = table.trust[partition].verified.load(Relaxed);
+        let verified = table.part(partition).trust().verified.load(Relaxed);
         Self {
             table,
             partition,
@@ -95,6 +97,7 @@ impl Writer {
             sum,
             clearing: None,
             verifying: (!verified).then(Verifying::default),
+            held: Vec::new(),
             search: Vec::with_capacity((SEARCH_LINES_MAX + 2) * SLOTS),
         }
     }
@@ -285,7 +288,7 @@ impl Writer {
         self.part().set_hints(home, raised(hints, class));
     }
 
-    /// Three means three or more, and stays until the line is split. A hint of an earlier run that is not verified yet
+    /// Three means three or more, so there the class is counted anew. A hint of an earlier run that is not verified yet
     /// may be too low already.
     fn lower(&self, home: u64, class: usize) {
         let unverified = |verifying: &Verifying| home >= verifying.next;
@@ -293,10 +296,13 @@ impl Writer {
             return;
         }
         let hints = self.part().hints(home);
-        let count = hints >> (2 * class) & 3;
-        if count == 1 || count == 2 {
-            self.part().set_hints(home, hints - (1 << (2 * class)));
-        }
+        let less = match hints >> (2 * class) & 3 {
+            0 => return,
+            3 => self.count_elsewhere(home, class).min(3),
+            count => count - 1,
+        };
+        let others = hints & !(3 << (2 * class));
+        self.part().set_hints(home, others | less << (2 * class));
     }
 
     /// Whether an entry's place in the log is being cleared.

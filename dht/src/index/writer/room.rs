@@ -17,6 +17,21 @@ pub(super) struct Node {
     to: u64,
 }
 
+/// Lines that a search has seen, by some bits of their numbers. That a line is mistaken for another now and then makes
+/// the search pass it by, no more.
+#[derive(Default)]
+struct Reached([u64; 32]);
+
+impl Reached {
+    fn first_time(&mut self, line: u64) -> bool {
+        let bits = line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 11);
+        let (word, bit) = (&mut self.0[(bits / 64) as usize], 1 << (bits % 64));
+        let first = *word & bit == 0;
+        *word |= bit;
+        first
+    }
+}
+
 impl Writer {
     /// A free place for a key: at home, else in its other line, else after moving others.
     pub(super) fn room_for(&mut self, hash: Hash) -> Option<(u64, usize)> {
@@ -29,18 +44,20 @@ impl Writer {
                 return Some((line, slot));
             }
         }
-        self.make_room(&[home, other], &[])
+        self.make_room(&[home, other], &[], SEARCH_LINES_MAX)
     }
 
-    /// Empties a place in one of these lines, which are full, and takes none in those that are held.
+    /// Empties a place in one of these lines, which are full, and takes none in those that are held. Looks at so many
+    /// lines at most.
     pub(in crate::index) fn make_room(
         &mut self,
         lines: &[u64],
         held: &[u64],
+        most: usize,
     ) -> Option<(u64, usize)> {
         let mut nodes = std::mem::take(&mut self.search);
         nodes.clear();
-        let place = self.search(&mut nodes, lines, held);
+        let place = self.search(&mut nodes, lines, held, most);
         self.search = nodes;
         place
     }
@@ -51,20 +68,25 @@ impl Writer {
         nodes: &mut Vec<Node>,
         lines: &[u64],
         held: &[u64],
+        most: usize,
     ) -> Option<(u64, usize)> {
+        let mut reached = Reached::default();
+        for line in held {
+            reached.first_time(*line);
+        }
         for line in lines {
+            reached.first_time(*line);
             self.reach(nodes, *line, None);
         }
         let mut at = 0;
         while at < nodes.len() {
             let to = nodes[at].to;
-            let reached = |line| nodes.iter().any(|node: &Node| node.line == line);
-            if !held.contains(&to) && !reached(to) {
+            if reached.first_time(to) {
                 self.drop_dead(to);
                 if let Some(slot) = self.line(to).0.free() {
                     return Some(self.shift(nodes, at, (to, slot)));
                 }
-                if nodes.len() < SEARCH_LINES_MAX * SLOTS {
+                if nodes.len() < most * SLOTS {
                     self.reach(nodes, to, Some(at));
                 }
             }
