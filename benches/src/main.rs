@@ -54,9 +54,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     if let Err(error) = out::claim(cli.verbose > 0) {
-        .log_internal_errors(false)
         out::complain(format_args!(
             "cannot keep SPDK's lines out of standard output: {error}"
         ));
