@@ -46,6 +46,16 @@ pub(crate) enum Area {
     Ec,
     /// The routing table: lookups, balance, moves (times and cores do not apply)
     Ring,
+    /// Lookups in the index beside hashbrown, and beside a writer (times and cores do not apply)
+    Index,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GateError {
+    #[error(transparent)]
+    Against(#[from] AgainstError),
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
 }
 
 /// One comparison and the ratio it must reach.
@@ -81,11 +91,12 @@ const GROUND: [Check; 3] = [
 const MEMORY_MIB: u32 = 512;
 
 /// Ok(true): everything reached its bound.
-pub(crate) fn run(args: &GateArgs) -> Result<bool, AgainstError> {
+pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
     match args.area {
-        Area::Ground => ground(args),
+        Area::Ground => Ok(ground(args)?),
         Area::Ec => Ok(crate::ec::gate(args.rounds)),
         Area::Ring => Ok(crate::ring::gate(args.rounds)),
+        Area::Index => Ok(crate::index::gate(args.rounds)?),
     }
 }
 

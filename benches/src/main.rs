@@ -9,6 +9,7 @@ mod demo;
 mod ec;
 mod gate;
 mod hugepages;
+mod index;
 mod interrupt;
 mod job_file;
 mod latency;
@@ -42,6 +43,7 @@ enum Command {
     Reactor(latency::ReactorArgs),
     Ec(ec::EcArgs),
     Ring(ring::RingArgs),
+    Index(index::IndexArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +71,9 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Command::Demo(args) => demo::run(args).map(ended).map_err(Into::into),
+        Command::Index(args) => index::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         Command::Ec(args) => ec::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
