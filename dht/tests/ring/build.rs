@@ -270,6 +270,25 @@ fn a_domain_too_heavy_for_its_cap_is_named_and_the_others_take_the_rest() {
     assert_eq!(shall_have(&built.ring)["n00000"], 1024);
 }
 
+/// Eight nodes in four racks, two shards to a rack: with the ninth, its rack is entitled to two shards of every partition,
+/// which is exactly what it may have, so that every partition has to be made right.
+#[test]
+fn a_rack_that_a_join_makes_full_is_filled_without_a_search_for_every_shard() {
+    let mut all = racks(8, 2);
+    let before = first(spec(16384, 6, ONE_EACH), &all);
+    all.push(node(8, 0, 0, 100));
+    let (after, moves) = then(&before, &all);
+    let least = received(&before, &after) as usize;
+    assert!(moves <= least + least / 8, "{moves} of {least}");
+    let full = after.lines().iter().all(|line| {
+        let in_rack = line
+            .targets()
+            .filter(|node| [0, 1, 8].contains(&node.index()));
+        in_rack.count() == 2
+    });
+    assert!(full);
+}
+
 #[test]
 fn the_order_in_which_members_are_named_makes_no_difference() {
     let mut all = racks(40, 4);

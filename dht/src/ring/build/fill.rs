@@ -1,6 +1,7 @@
 //! Shards on nodes: dealing, keeping, filling.
 
 use super::caps::Caps;
+use super::levels;
 use super::tree::{NONE, Tree};
 
 /// Swaps tried for each shard of a new table, which meets about twice as many.
@@ -158,7 +159,8 @@ impl<'a> Fill<'a> {
             }
             None => true,
         });
-        let heavy = self.give(&mut wanted);
+        let mut heavy = self.give(&mut wanted);
+        levels::flow(self, &mut open, &mut heavy);
         let mut chains = self.chains();
         for place in open {
             chains.fill(self, place);

@@ -6,8 +6,8 @@
 //!             is shared by the others; rounded so that every node and every domain is less than one shard off
 //!   3 keep    what was placed stays where it is, unless its node is gone or a cap forbids it
 //!   4 fill    open shards go to nodes below their quota, nodes above theirs give up shards: one move each
-//!   5 augment what is left goes by the shortest chain of moves, as in a maximum flow; the flow from partitions through
-//!             zones, racks and nodes always exists, since the quotas respect the caps
+//!   5 chains  what is left goes by chains of moves, the shortest first, as in a maximum flow; the flow from partitions
+//!             through zones, racks and nodes always exists, since the quotas respect the caps
 //! ```
 //!
 //! Without a ring before, 3 to 5 are replaced by laying out the nodes in the
@@ -20,6 +20,7 @@
 mod augment;
 mod caps;
 mod fill;
+mod levels;
 mod quota;
 mod tree;
 
