@@ -8,18 +8,18 @@ use super::{Writer, raised};
 use crate::index::address::{CLASSES, Hash, Shape, TURNS_OF_CLASS};
 use crate::index::entry::Heat;
 use crate::index::line::{Line, Slot};
-use crate::limits::{GROW_PERMILLE, SLOTS};
+use crate::limits::{GROW_PERMILLE, SEARCH_LINES_MAX, SLOTS};
 
 /// Steps of growing in one insert: at seven tenths full, two inserts need hardly three.
 const STEPS_OF_INSERT: u32 = 2;
 /// Steps for a key that found no room.
-const STEPS_OF_RESCUE: u32 = 16;
-/// Entries that one step makes room for.
-const ROOMS_OF_STEP: usize = 4;
+const STEPS_OF_RESCUE: u32 = 4;
 /// Lines held free for the next split; more than any split takes are those of plans that have changed.
 const HELD_MAX: usize = 16;
-/// Lines looked at for the room of one entry. A table that grows has room nearby.
-const ROOM_LINES_MAX: usize = 64;
+/// Above this many of 1000 places taken, growing has fallen behind and may look further for room.
+const BEHIND_PERMILLE: u64 = 750;
+/// Lines looked at for the room of one entry, when growing has fallen behind.
+const ROOM_LINES_BEHIND: usize = 1024;
 
 /// No line is left, or no room for a key whose other line is another one after the split.
 #[derive(Debug)]
@@ -54,7 +54,9 @@ impl Writer {
     pub(super) fn grow(&mut self) {
         for _ in 0..STEPS_OF_INSERT {
             let slots = self.shape().lines() * SLOTS as u64;
-            if self.entries * 1000 <= slots * GROW_PERMILLE || self.step().is_err() {
+            let wanted = self.entries * 1000 > slots * GROW_PERMILLE;
+            // Making room is the longer kind of step, and enough for one insert.
+            if !wanted || !matches!(self.step(), Ok(true)) {
                 return;
             }
         }
@@ -89,11 +91,16 @@ impl Writer {
                 if held.len() > HELD_MAX {
                     held.clear();
                 }
-                for line in full.into_iter().take(ROOMS_OF_STEP) {
-                    let room = self.make_room(&[line], &held, ROOM_LINES_MAX);
-                    room.ok_or(Blocked)?;
-                    held.push(line);
-                }
+                let slots = self.shape().lines() * SLOTS as u64;
+                let most = if self.entries * 1000 > slots * BEHIND_PERMILLE {
+                    ROOM_LINES_BEHIND
+                } else {
+                    SEARCH_LINES_MAX
+                };
+                // One at a time, so that a step stays short.
+                let line = full[0];
+                self.make_room(&[line], &held, most).ok_or(Blocked)?;
+                held.push(line);
                 self.held = held;
                 Ok(false)
             }

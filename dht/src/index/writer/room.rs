@@ -19,12 +19,11 @@ pub(super) struct Node {
 
 /// Lines that a search has seen, by some bits of their numbers. That a line is mistaken for another now and then makes
 /// the search pass it by, no more.
-#[derive(Default)]
-struct Reached([u64; 32]);
+struct Reached([u64; 128]);
 
 impl Reached {
     fn first_time(&mut self, line: u64) -> bool {
-        let bits = line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 11);
+        let bits = line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - 13);
         let (word, bit) = (&mut self.0[(bits / 64) as usize], 1 << (bits % 64));
         let first = *word & bit == 0;
         *word |= bit;
@@ -70,7 +69,7 @@ impl Writer {
         held: &[u64],
         most: usize,
     ) -> Option<(u64, usize)> {
-        let mut reached = Reached::default();
+        let mut reached = Reached([0; 128]);
         for line in held {
             reached.first_time(*line);
         }
