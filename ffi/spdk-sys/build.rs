@@ -44,8 +44,6 @@ const SPDK_LIBS: &[&str] = &[
     "bdev_nvme",
     "bdev_error",
     "bdev_delay",
-    "bdev_lvol",
-    "lvol",
     "blob",
     "blob_bdev",
     "nvmf",
