@@ -16,8 +16,6 @@ const UNSAFE_FILES: &[&str] = &[
     "dht/src/region/memory.rs",
     // Moves messages between cores through shared slots; model-checked.
     "engine/src/mailbox.rs",
-    // Maps memory and shows it as atomics.
-    "dht/src/region/memory.rs",
 ];
 
 /// Crates outside `ffi/` that hold such a file, and so deny unsafe code instead of forbidding it.
