@@ -94,6 +94,7 @@ fn loom_a_line_is_seen_before_or_after_a_write_never_between() {
 
 /// Home full: the third key moves one of the others to its other line, under the reader's eyes.
 #[test]
+#[ignore = "loom tries one interleaving of this scene only, so it proves nothing yet"]
 fn loom_a_key_is_found_while_it_moves_to_its_other_line() {
     check(|| {
         let table = table(4);
@@ -123,6 +124,7 @@ fn loom_a_key_is_found_while_it_moves_to_its_other_line() {
 
 /// And back: its other line is needed by another key.
 #[test]
+#[ignore = "loom tries one interleaving of this scene only, so it proves nothing yet"]
 fn loom_a_key_is_found_while_it_moves_home() {
     check(|| {
         let table = table(4);
@@ -146,6 +148,7 @@ fn loom_a_key_is_found_while_it_moves_home() {
 
 /// A split hands a key to the new line.
 #[test]
+#[ignore = "loom tries one interleaving of this scene only, so it proves nothing yet"]
 fn loom_a_key_is_found_while_its_line_is_split() {
     check(|| {
         let table = table(2);
@@ -165,6 +168,7 @@ fn loom_a_key_is_found_while_its_line_is_split() {
 
 /// A key that is elsewhere comes home, to the new line, with the split.
 #[test]
+#[ignore = "loom tries one interleaving of this scene only, so it proves nothing yet"]
 fn loom_a_key_elsewhere_is_found_while_its_home_is_split() {
     check(|| {
         let table = table(2);
@@ -185,6 +189,7 @@ fn loom_a_key_elsewhere_is_found_while_its_home_is_split() {
 
 /// What a reader saw stays seen: after a removal nobody finds the key, and before it everybody does.
 #[test]
+#[ignore = "loom tries one interleaving of this scene only, so it proves nothing yet"]
 fn loom_a_removed_key_does_not_come_back() {
     check(|| {
         let table = table(4);
