@@ -324,7 +324,8 @@ fn a_paused_subsystem_holds_commands_back() {
             let running = paused.resume().await.unwrap();
             assert_eq!(host.answer().await, "ok");
 
-            // Hosts find the second namespace whenever they come, the first time or again.
+            // Hosts find the second namespace, those that are connected and those that come later.
+            assert_eq!(host.ask("see 2").await, "ok");
             assert_eq!(host.ask("detach").await, "ok");
             let stopped = running.stop().await.unwrap();
             let running = stopped.start().await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use oriel_spdk::bdev::{Access, BdevDesc, BlockRange, Channel, create};
+use oriel_spdk::bdev::{Access, BdevDesc, BlockRange, Channel, create, exists};
 use oriel_spdk::{CoreSet, DmaBuf, EnvOptions, SpdkThread, Subsystems, block_on, keyring};
 use serde_json::json;
 
@@ -175,6 +175,7 @@ impl Drop for Host {
 
 /// What the host's process does.
 pub(crate) fn main() {
+    super::log_to_stderr();
     let env = EnvOptions {
         name: "host".into(),
         // Not the core that the target's own thread keeps busy.
@@ -222,6 +223,7 @@ async fn obey(sub: &Subsystems, words: &[&str]) -> String {
         ["detach"] => create::delete(sub, create::Kind::Nvme, "Host")
             .await
             .map_err(|error| error.to_string()),
+        ["see", namespace] => see(namespace).await,
         ["write", namespace, seed] => write(namespace, seed.parse().unwrap()).await,
         ["verify", namespace, seed] => verify(namespace, seed.parse().unwrap()).await,
         // Reads until one fails: for connections that the target ends.
@@ -251,6 +253,19 @@ async fn queues(desc: &BdevDesc) -> Result<Channel, String> {
         Ok(channel) => Poll::Ready(Ok(channel)),
         Err(error) if Instant::now() > deadline => Poll::Ready(Err(error.to_string())),
         Err(_) => pending(),
+    })
+    .await
+}
+
+/// Waits until the target's notice of a namespace has come and its device stands. v20.07's initiator
+/// takes such a notice for a controller that it is detaching, too, and then never gets rid of the device.
+async fn see(namespace: &str) -> Result<(), String> {
+    let deadline = Instant::now() + ANSWER_LIMIT / 2;
+    let name = format!("Hostn{namespace}");
+    poll_fn(|_| match exists(&name) {
+        true => Poll::Ready(Ok(())),
+        false if Instant::now() > deadline => Poll::Ready(Err(format!("{name} does not appear"))),
+        false => pending(),
     })
     .await
 }

@@ -49,7 +49,16 @@ impl Drop for AbortOnPanic {
     }
 }
 
+/// SPDK's own words about what went wrong, which stand in a failed test's output.
+pub(crate) fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
 pub(crate) fn with_rig<F: Future<Output = ()>>(body: impl FnOnce(Rig) -> F) {
+    log_to_stderr();
     let env = EnvOptions {
         name: "target".into(),
         cores: CoreSet::allowed().first(2),
