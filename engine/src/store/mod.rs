@@ -13,6 +13,7 @@ mod frame;
 mod log;
 mod record;
 mod recovery;
+mod spdk_drive;
 mod types;
 
 pub use drive::{Drive, DriveError, ExtentName, Transferred};
@@ -20,4 +21,5 @@ pub use error::{OpenError, StoreError};
 pub use log::{Log, LogStat, Put};
 pub use record::Record;
 pub use recovery::{FormatOptions, OpenOptions, Recovery, format, open};
+pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent};
 pub use types::{BLOCK_BYTES, Key, KeyKind, Position, SlabNumber, StoreId};

@@ -1,0 +1,185 @@
+//! The store on devices that fail, and that are pulled out: nothing that was acknowledged is lost.
+#![cfg(not(loom))]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics where it stands"
+)]
+
+mod store_spdk_support;
+
+use oriel_engine::store::*;
+use oriel_spdk::Subsystems;
+use oriel_spdk::bdev::IoKind;
+use oriel_spdk::bdev::create::{self, Fault, Kind};
+use store_spdk_support::*;
+
+/// A store over an error-injecting device, on which the next request of a kind fails: `break_it` meets the error.
+/// Afterwards blob 1 is there, and the store works on.
+async fn after_an_error(sub: &Subsystems, broken: IoKind, break_it: impl AsyncFnOnce(&SpdkLog)) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("drive");
+    file_of(&path, 64 * MIB);
+    // Not over memory: the error device takes its base's word that it can write zeroes, and then cannot pass them on.
+    let base = "file";
+    create::aio(sub, base, &path, 4096).await.unwrap();
+    let device = create::error(sub, base).await.unwrap();
+    let drive = formatted(&device).await;
+    let (_, closed) = with_log_on(&drive, async |log| {
+        put(log, 1, &content(1, 100_000)).await.unwrap();
+        put(log, 2, &content(2, 10)).await.unwrap();
+        create::inject(sub, &device, broken, Fault::Fail, 1)
+            .await
+            .unwrap();
+        break_it(log).await;
+    })
+    .await;
+    // What the journal may have missed is not hidden when the log is closed.
+    if broken == IoKind::Flush {
+        assert!(matches!(closed, Err(StoreError::Stopped { .. })));
+    }
+    drive.close().await.unwrap();
+    create::delete(sub, Kind::Error, &device).await.unwrap();
+    with_log(base, async |log| {
+        assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+        let second = get(log, 2).await.unwrap();
+        // Its deletion may have been asked for and not been answered.
+        assert!(second.is_none() || second == Some(content(2, 10)));
+        assert_eq!(put(log, 4, &content(4, 70_000)).await, Ok(Put::Created));
+        assert_eq!(get(log, 4).await, Ok(Some(content(4, 70_000))));
+    })
+    .await;
+    create::delete(sub, Kind::Aio, base).await.unwrap();
+}
+
+#[test]
+fn a_failed_write_of_a_blob_fails_this_blob_only() {
+    spdk(
+        "a_failed_write_of_a_blob_fails_this_blob_only",
+        async |sub| {
+            after_an_error(&sub, IoKind::Write, async |log| {
+                let error = put(log, 3, &content(3, 5000)).await.unwrap_err();
+                assert!(
+                    matches!(
+                        &error,
+                        StoreError::Drive(DriveError::Io {
+                            extent: ExtentName::Slab(_),
+                            ..
+                        })
+                    ),
+                    "{error}"
+                );
+                assert_eq!(get(log, 3).await, Ok(None));
+                assert_eq!(put(log, 3, &content(3, 5000)).await, Ok(Put::Created));
+                assert_eq!(get(log, 3).await, Ok(Some(content(3, 5000))));
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_failed_write_of_the_journal_stops_changes_and_not_reads() {
+    spdk(
+        "a_failed_write_of_the_journal_stops_changes_and_not_reads",
+        async |sub| {
+            after_an_error(&sub, IoKind::Write, async |log| {
+                // A delete writes nothing but the journal.
+                let error = delete(log, 2).await.unwrap_err();
+                assert!(
+                    matches!(
+                        &error,
+                        StoreError::Stopped {
+                            reason: DriveError::Io {
+                                extent: ExtentName::Journal(_),
+                                ..
+                            }
+                        }
+                    ),
+                    "{error}"
+                );
+                let next = put(log, 3, b"3").await;
+                assert!(matches!(next, Err(StoreError::Stopped { .. })), "{next:?}");
+                assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_failed_flush_acknowledges_nothing() {
+    spdk("a_failed_flush_acknowledges_nothing", async |sub| {
+        after_an_error(&sub, IoKind::Flush, async |log| {
+            let error = put(log, 3, &content(3, 5000)).await.unwrap_err();
+            assert!(
+                matches!(
+                    &error,
+                    StoreError::Stopped {
+                        reason: DriveError::Failed { .. }
+                    }
+                ),
+                "{error}"
+            );
+            assert_eq!(get(log, 3).await, Ok(None));
+            assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_failed_read_is_an_error_and_no_blob() {
+    spdk("a_failed_read_is_an_error_and_no_blob", async |sub| {
+        after_an_error(&sub, IoKind::Read, async |log| {
+            let error = get(log, 1).await.unwrap_err();
+            assert!(
+                matches!(
+                    &error,
+                    StoreError::Drive(DriveError::Io {
+                        extent: ExtentName::Slab(_),
+                        ..
+                    })
+                ),
+                "{error}"
+            );
+            assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_drive_that_is_pulled_out_says_so_and_lets_go() {
+    spdk(
+        "a_drive_that_is_pulled_out_says_so_and_lets_go",
+        async |sub| {
+            let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let path = directory.path().join("drive");
+            file_of(&path, 64 * MIB);
+            create::aio(&sub, "file", &path, 4096).await.unwrap();
+            let drive = formatted("file").await;
+            let (_, closed) = with_log_on(&drive, async |log| {
+                put(log, 1, &content(1, 100_000)).await.unwrap();
+                // It comes back once everybody has let go of the device.
+                create::delete(&sub, Kind::Aio, "file").await.unwrap();
+                for error in [
+                    get(log, 1).await.map(drop).unwrap_err(),
+                    put(log, 2, b"2").await.map(drop).unwrap_err(),
+                ] {
+                    let sentence = error.to_string();
+                    assert!(sentence.contains("'file' was removed"), "{sentence}");
+                }
+            })
+            .await;
+            assert!(closed.is_err());
+            assert_eq!(drive.free_blocks(), 0);
+            drive.close().await.unwrap();
+            create::aio(&sub, "file", &path, 4096).await.unwrap();
+            with_log("file", async |log| {
+                assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+            })
+            .await;
+            create::delete(&sub, Kind::Aio, "file").await.unwrap();
+        },
+    );
+}
