@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -40,7 +40,7 @@ pub(crate) fn file_of(path: &Path, bytes: u64) {
     File::create(path).unwrap().set_len(bytes).unwrap();
 }
 
-fn with_spdk<F: Future<Output = ()>>(body: impl FnOnce(Rc<Subsystems>) -> F) {
+pub(crate) fn with_spdk<F: Future<Output = ()>>(body: impl FnOnce(Rc<Subsystems>) -> F) {
     let env = EnvOptions {
         name: "store-test".into(),
         ..EnvOptions::default()
@@ -79,6 +79,18 @@ pub(crate) async fn both<A, B>(a: impl Future<Output = A>, b: impl Future<Output
     })
     .await;
     (of_a.unwrap(), of_b.unwrap())
+}
+
+/// Futures at once, to the end of all.
+pub(crate) async fn all(mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
+    poll_fn(|cx| {
+        futures.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        match futures.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 pub(crate) async fn formatted(device: &str) -> SpdkDrive {
@@ -127,6 +139,11 @@ pub(crate) async fn get(log: &SpdkLog, number: u64) -> Result<Option<Vec<u8>>, S
 
 pub(crate) async fn delete(log: &SpdkLog, number: u64) -> Result<bool, StoreError> {
     log.delete(key(number)).await
+}
+
+/// Where a blob is.
+pub(crate) fn position(log: &SpdkLog, number: u64) -> Option<Position> {
+    log.locate(&key(number)).map(|place| place.position)
 }
 
 // ---- Blobs ------------------------------------------------------------------------------------------------------------
