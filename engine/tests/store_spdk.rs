@@ -198,11 +198,11 @@ fn a_drive_of_another_store_or_in_use_is_refused() {
             let error = format(&again, StoreId([1; 16]), &SIZES).await.unwrap_err();
             assert_eq!(error, OpenError::Formatted { store: STORE });
             let other = StoreId([1; 16]);
-            let options = OpenOptions {
+            let other_options = OpenOptions {
                 store: Some(other),
-                ..OPEN
+                ..options()
             };
-            let error = open(again.clone(), &options).await.err().unwrap();
+            let error = open_on(&again, &other_options).await.err().unwrap();
             let expected = OpenError::OtherStore {
                 expected: other,
                 found: STORE,
@@ -216,7 +216,7 @@ fn a_drive_of_another_store_or_in_use_is_refused() {
             half.create(ExtentName::Journal(0), 64).await.unwrap();
             half.close().await.unwrap();
             let drive = SpdkDrive::load("half").await.unwrap();
-            let error = open(drive.clone(), &OPEN).await.err().unwrap();
+            let error = open_on(&drive, &options()).await.err().unwrap();
             assert_eq!(error, OpenError::NotFormatted);
             drive.close().await.unwrap();
             blobs_live_and_die("half").await;

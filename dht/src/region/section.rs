@@ -79,6 +79,13 @@ impl Section {
         self.about.zeroed
     }
 
+    /// The same section for one more table after another has let go of it: what is in it is not zero any more.
+    #[must_use]
+    pub fn used_before(mut self) -> Self {
+        self.about.zeroed = false;
+        self
+    }
+
     /// Writes these words through to where the power does not matter, where the memory is such and is not written by
     /// the kernel. Returns when they are there.
     pub fn persist(&self, words: std::ops::Range<usize>) {

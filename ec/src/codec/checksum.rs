@@ -32,6 +32,12 @@ impl Crc32c {
         Self(!portable::crc32c(!self.0, bytes))
     }
 
+    /// The checksum of what this one covers, followed by `length` bytes whose own checksum is `next`.
+    #[must_use]
+    pub fn followed_by(self, next: Self, length: usize) -> Self {
+        Self(portable::over_zeros(self.0, length) ^ next.0)
+    }
+
     /// The states from which the checksums go on, as kernels want them.
     pub(super) fn states(checksums: &[Self]) -> [u32; SHARDS_MAX] {
         let mut states = [0; SHARDS_MAX];
@@ -76,5 +82,20 @@ impl Crc32c {
 impl fmt::Display for Crc32c {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksums_of_two_parts_make_that_of_the_whole() {
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+        for cut in [0, 1, 63, 4096, 9_999, 10_000] {
+            let (one, other) = bytes.split_at(cut);
+            let joined = Crc32c::of(one).followed_by(Crc32c::of(other), other.len());
+            assert_eq!(joined, Crc32c::of(&bytes), "cut at {cut}");
+        }
     }
 }

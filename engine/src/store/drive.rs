@@ -67,7 +67,8 @@ pub type Transferred<B> = (B, Result<(), DriveError>);
 ///
 /// What has been written is durable once a flush that began later has ended. Extents are there, or gone, for good when
 /// the call that made or deleted them has ended; a crash before that leaves them there or not. A block is written whole
-/// or not at all.
+/// or not at all. A transfer that was begun goes on to its end although nobody waits for it any more, and a delete waits
+/// for the transfers of its extent.
 #[expect(async_fn_in_trait, reason = "everything stays on one thread")]
 pub trait Drive {
     /// A run of blocks. Clones are the same one.

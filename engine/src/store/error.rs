@@ -1,7 +1,7 @@
 //! What can go wrong, each with what to do.
 
 use super::drive::{DriveError, ExtentName};
-use super::types::{BLOCK_BYTES, Key, Position, StoreId};
+use super::types::{BLOCK_BYTES, Key, Position, RealmId, StoreId};
 
 /// Why an operation was not done.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -18,6 +18,77 @@ pub enum StoreError {
         /// The most there can be.
         max: u64,
     },
+    /// A realm that is not configured.
+    #[error("{realm} is not one of this store's: configure it, or use another")]
+    UnknownRealm {
+        /// What was asked for.
+        realm: RealmId,
+    },
+    /// A realm has all that it may have.
+    #[error("{realm} holds its {quota} blocks: delete blobs of it, or raise its quota")]
+    OverQuota {
+        /// Which.
+        realm: RealmId,
+        /// What it may have.
+        quota: u64,
+    },
+    /// A buffer that is not a blob's window.
+    #[error("the buffer has {found} bytes, and the blob's window {expected}")]
+    BufferSize {
+        /// Bytes of the window.
+        expected: u64,
+        /// Bytes of the buffer.
+        found: u64,
+    },
+    /// A transfer of parts of blocks.
+    #[error("{bytes} bytes from byte {offset} on are not whole blocks of {BLOCK_BYTES} bytes")]
+    NotWholeBlocks {
+        /// The first byte.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// A window that nobody may write or commit.
+    #[error(
+        "{position} is in no window that is reserved in this realm: its deadline has passed, or it was committed; reserve another"
+    )]
+    NotReserved {
+        /// What was asked for.
+        position: Position,
+    },
+    /// Blocks that are being written.
+    #[error("{position} is being written: wait for that write to end")]
+    BeingWritten {
+        /// Where.
+        position: Position,
+    },
+    /// A commit before all was written.
+    #[error("{position} was not written: write the whole blob before the commit")]
+    NotWritten {
+        /// The first such block.
+        position: Position,
+    },
+    /// A commit of more than was reserved.
+    #[error("a blob of {bytes} bytes does not fit the window, which was reserved for {reserved}")]
+    LongerThanReserved {
+        /// Its length.
+        bytes: u64,
+        /// What was reserved.
+        reserved: u64,
+    },
+    /// What arrived is not what was sent.
+    #[error(
+        "what was written has the checksum {found:08x}, not {expected:08x}: write the blob again"
+    )]
+    OtherChecksum {
+        /// The caller's.
+        expected: u32,
+        /// That of what arrived.
+        found: u32,
+    },
+    /// No position is left.
+    #[error("the log has reached its last block: copy the blobs into a new store")]
+    LogEnds,
     /// Bytes that are not those of the key.
     #[error("the bytes are those of {found}, not of {key}: send the blob again, or under a name")]
     OtherContent {
@@ -124,6 +195,25 @@ pub enum OpenError {
         /// What was expected, and what was found.
         detail: String,
     },
+    /// A slab of a realm that is not configured.
+    #[error("the drive holds blobs of {realm}, which is not configured: configure it again")]
+    UnknownRealm {
+        /// Which.
+        realm: RealmId,
+    },
+    /// More blobs than the store is opened for.
+    #[error(
+        "the drive holds {blobs} blobs, and the store was to be opened for {max}: raise the limit"
+    )]
+    TooManyBlobs {
+        /// How many there are.
+        blobs: u64,
+        /// What was asked for.
+        max: u64,
+    },
+    /// No index.
+    #[error(transparent)]
+    Index(#[from] oriel_dht::index::CreateError),
     /// Something that belongs to the store is not there.
     #[error("{extent} is missing from the drive: {why}")]
     Missing {
@@ -149,7 +239,7 @@ impl OpenError {
 
 /// Checks the sizes that a store is made with.
 pub(crate) fn check_sizes(slab_blocks: u64, journal_blocks: u64) -> Result<(), OpenError> {
-    let slab = 8..=1 << 24;
+    let slab = 8..=super::slab::SLAB_BLOCKS_MAX;
     if !slab.contains(&slab_blocks) || !slab_blocks.is_power_of_two() {
         return Err(OpenError::BadSize {
             what: "a slab",

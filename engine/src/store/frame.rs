@@ -14,13 +14,14 @@
 //! ```text
 //!  put     1, 7 zeros, record (64 bytes)              the key is at the record's window from now on
 //!  delete  2, 7 zeros, key (32), position (8)         the key is gone, if that is where it was
-//!  slab    3, 7 zeros, number (8)                     windows of this slab may follow
+//!  slab    3, 0, realm (2), 4 zeros, number (8)       windows of this slab may follow
+//!  move    4, 7 zeros, record (64), position (8)      the blob that was at that position is at the record's window
 //! ```
 
 use oriel_ec::Crc32c;
 
 use super::record::{RECORD_BYTES, Record, u32_at, u64_at};
-use super::types::{BLOCK_BYTES, Key, Position, SlabNumber, StoreId};
+use super::types::{BLOCK_BYTES, Key, Position, RealmId, SlabNumber, StoreId};
 
 const MAGIC: [u8; 4] = *b"OJ01";
 const HEADER_BYTES: usize = 64;
@@ -30,14 +31,16 @@ pub(crate) const FRAME_BLOCKS_MAX: u64 = 16;
 
 /// Entries of any kind that fit into the longest frame.
 pub(crate) const FRAME_ENTRIES_MAX: usize =
-    (FRAME_BLOCKS_MAX as usize * BLOCK_BYTES - HEADER_BYTES) / PUT_BYTES;
+    (FRAME_BLOCKS_MAX as usize * BLOCK_BYTES - HEADER_BYTES) / MOVE_BYTES;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const SLAB: u8 = 3;
+const MOVE: u8 = 4;
 const PUT_BYTES: usize = 8 + RECORD_BYTES;
 const DELETE_BYTES: usize = 8 + 32 + 8;
 const SLAB_BYTES: usize = 8 + 8;
+const MOVE_BYTES: usize = PUT_BYTES + 8;
 
 /// One change of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,8 +54,15 @@ pub(crate) enum Entry {
         /// Where it was.
         position: Position,
     },
-    /// A slab is in use; numbers up to this one are never used again.
-    Slab(SlabNumber),
+    /// A slab of a realm is in use; numbers up to this one are never used again.
+    Slab(SlabNumber, RealmId),
+    /// The blob that was at a position is at the record's window, if it was still there.
+    Move {
+        /// Where it is now.
+        record: Record,
+        /// Where it was.
+        from: Position,
+    },
 }
 
 /// Where a frame belongs.
@@ -101,9 +111,14 @@ pub(crate) fn encode(place: &Place, entries: &[Entry]) -> Vec<u8> {
                 bytes.extend(key.bytes());
                 bytes.extend(position.0.to_le_bytes());
             }
-            Entry::Slab(number) => {
-                bytes.extend(tag(SLAB));
+            Entry::Slab(number, realm) => {
+                bytes.extend((u64::from(SLAB) | u64::from(realm.0) << 16).to_le_bytes());
                 bytes.extend(number.0.to_le_bytes());
+            }
+            Entry::Move { record, from } => {
+                bytes.extend(tag(MOVE));
+                bytes.extend(record.encode());
+                bytes.extend(from.0.to_le_bytes());
             }
         }
     }
@@ -171,10 +186,16 @@ fn decode_entries(mut bytes: &[u8], count: u32) -> Option<Vec<Entry>> {
                 let position = Position(u64_at(rest.get(32..40)?, 0));
                 (Entry::Delete { key, position }, DELETE_BYTES)
             }
-            SLAB => (
-                Entry::Slab(SlabNumber(u64_at(rest.get(..8)?, 0))),
-                SLAB_BYTES,
-            ),
+            SLAB => {
+                let realm = RealmId(u16::from_le_bytes([tag[2], tag[3]]));
+                let number = SlabNumber(u64_at(rest.get(..8)?, 0));
+                (Entry::Slab(number, realm), SLAB_BYTES)
+            }
+            MOVE => {
+                let record = Record::decode(rest.first_chunk()?)?;
+                let from = Position(u64_at(rest.get(RECORD_BYTES..RECORD_BYTES + 8)?, 0));
+                (Entry::Move { record, from }, MOVE_BYTES)
+            }
             _ => return None,
         };
         entries.push(entry);
@@ -204,13 +225,17 @@ mod tests {
             kind: KeyKind::Content,
             position: Position(0x1234),
             length: 5000,
-            checksums: [1, 2, 0, 0],
+            checksum: 0x0201,
         };
         let position = Position(0x99);
         vec![
-            Entry::Slab(SlabNumber(4)),
+            Entry::Slab(SlabNumber(4), RealmId(0x506)),
             Entry::Put(record),
             Entry::Delete { key, position },
+            Entry::Move {
+                record,
+                from: Position(0x98),
+            },
         ]
     }
 
@@ -229,24 +254,24 @@ mod tests {
         let bytes = encode(&place(), &entries());
         let header = [
             &b"OJ01"[..],
-            &Crc32c::of(&bytes[8..200]).value().to_le_bytes(),
+            &Crc32c::of(&bytes[8..280]).value().to_le_bytes(),
             &[7; 16],
             &[3, 0, 0, 0, 0, 0, 0, 0],
             &[9, 0, 0, 0, 0, 0, 0, 0],
             &[5, 0, 0, 0, 0, 0, 0, 0],
-            &[200, 0, 0, 0],
-            &[3, 0, 0, 0],
+            &[24, 1, 0, 0],
+            &[4, 0, 0, 0],
             &[0; 8],
         ];
         assert_eq!(bytes[..64], header.concat());
-        let slab = [[3, 0, 0, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0]];
+        let slab = [[3, 0, 6, 5, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0]];
         assert_eq!(bytes[64..80], slab.concat());
         let put = [
             &[1, 0, 0, 0, 0, 0, 0, 0][..],
             &[0xab; 32],
             &[0x34, 0x12, 0, 0, 0, 0, 0, 0],
             &[0x88, 0x13, 0, 0, 0, 0, 0, 1],
-            &[1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         ];
         assert_eq!(bytes[80..152], put.concat());
         let delete = [
@@ -255,13 +280,19 @@ mod tests {
             &[0x99, 0, 0, 0, 0, 0, 0, 0],
         ];
         assert_eq!(bytes[152..200], delete.concat());
-        assert!(bytes[200..].iter().all(|&byte| byte == 0));
+        let moved = [
+            &[4, 0, 0, 0, 0, 0, 0, 0][..],
+            &put[1..].concat(),
+            &[0x98, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(bytes[200..280], moved.concat());
+        assert!(bytes[280..].iter().all(|&byte| byte == 0));
     }
 
     #[test]
     fn no_flipped_bit_is_believed() {
         let bytes = encode(&place(), &entries());
-        for bit in 0..200 * 8 {
+        for bit in 0..280 * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&flipped, &place()), Found::Nothing, "bit {bit}");
@@ -290,8 +321,8 @@ mod tests {
 
     #[test]
     fn the_longest_frame_holds_as_many_entries_as_it_says() {
-        let put = entries()[1];
-        let bytes = encode(&place(), &vec![put; FRAME_ENTRIES_MAX]);
+        let longest = entries()[3];
+        let bytes = encode(&place(), &vec![longest; FRAME_ENTRIES_MAX]);
         assert!(bytes.len() <= FRAME_BLOCKS_MAX as usize * BLOCK_BYTES);
         assert!(matches!(decode(&bytes, &place()), Found::Frame { .. }));
     }

@@ -1,25 +1,39 @@
 //! The store: content-addressed blobs in an append-only log on raw drives.
 //!
-//! - [`Log`]: the blobs of one realm on one drive, on one core: put, read, delete.
+//! - [`Log`]: the blobs on one drive, on one core: put, read, delete, and the same in steps.
 //! - [`format`] and [`open`]: making a store, and opening it again after whatever happened.
-//! - [`Drive`]: the one seam to the hardware.
+//! - [`Drive`]: the one seam to the hardware; [`SpdkDrive`] is it in a node.
 //!
-//! What is written, byte by byte, is in the headers of `record.rs`, `frame.rs` and `checkpoint.rs`.
+//! What is written, byte by byte, is in the headers of `label.rs`, `checkpoint.rs`, `directory.rs`, `frame.rs`,
+//! `record.rs` and `trailer.rs`.
 
 mod checkpoint;
+mod directory;
 mod drive;
 mod error;
 mod frame;
+mod join;
+mod journal;
+mod keys;
+mod label;
 mod log;
+mod reading;
 mod record;
 mod recovery;
+mod reserve;
+mod slab;
 mod spdk_drive;
+mod state;
+mod trailer;
 mod types;
+mod window;
 
 pub use drive::{Drive, DriveError, ExtentName, Transferred};
 pub use error::{OpenError, StoreError};
-pub use log::{Log, LogStat, Put};
-pub use record::Record;
+pub use keys::{IndexError, index_in_memory};
+pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
+pub use record::{Record, window_blocks};
 pub use recovery::{FormatOptions, OpenOptions, Recovery, format, open};
+pub use reserve::{Commit, RESERVATION_TIME, Reserved};
 pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent};
-pub use types::{BLOCK_BYTES, Key, KeyKind, Position, SlabNumber, StoreId};
+pub use types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId};

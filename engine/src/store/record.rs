@@ -1,34 +1,33 @@
 //! What the store knows of a blob, in 64 bytes.
 //!
 //! ```text
-//!  byte  0                               32        40        48               64
-//!        ├───────────────────────────────┼─────────┼─────────┼────────────────┤
-//!        │ key                           │position │ length  │ checksums, 4   │
-//!        └───────────────────────────────┴─────────┴─────────┴────────────────┘
-//!                                                   56 bits, then 8 for the kind of key
+//!  byte  0                               32        40        47     48         52           64
+//!        ├───────────────────────────────┼─────────┼─────────┼──────┼──────────┼────────────┤
+//!        │ key                           │position │ length  │ kind │ checksum │ 0          │
+//!        └───────────────────────────────┴─────────┴─────────┴──────┴──────────┴────────────┘
 //! ```
 //!
-//! A blob of up to four blocks has the CRC32C of each in its record. A larger one has, right behind its data, blocks with
-//! the CRC32C of each of its blocks, four bytes apiece and zeros to the end of the last one: its **trailer**. The first
-//! checksum of the record is then the CRC32C of the trailer's blocks. All numbers are little-endian.
+//! The realm is that of the slab that the position lies in. The checksum of a blob of up to four blocks is the CRC32C of
+//! those blocks, padding included. A larger one has a trailer right behind its data (see `trailer.rs`), and its record has
+//! the CRC32C of that. All numbers are little-endian.
 
 use oriel_ec::Crc32c;
 
-use super::types::{BLOCK_BYTES, Key, KeyKind, Position, blocks_for};
+use super::trailer::{self, TRAILER_CHECKSUMS};
+use super::types::{BLOCK_BYTES, Key, KeyKind, Location, Position, blocks_for};
 
 /// Bytes of an encoded record.
 pub(crate) const RECORD_BYTES: usize = 64;
 
-/// Blocks whose checksums fit into a record.
-pub(crate) const INLINE_BLOCKS: u64 = 4;
+/// Blobs of up to so many blocks have no trailer: they are read whole to be checked.
+pub(crate) const SMALL_BLOCKS: u64 = 4;
 
-/// Checksums that fit into a block of a trailer.
-const CHECKSUMS_PER_BLOCK: u64 = BLOCK_BYTES as u64 / 4;
+/// The longest blob that a record and the index can speak of.
+pub(crate) const LENGTH_MAX: u64 = (1 << oriel_dht::limits::LENGTH_BITS) - 1;
 
-/// The longest blob that a record can speak of.
-pub(crate) const LENGTH_MAX: u64 = (1 << 56) - 1;
-
-const KIND_SHIFT: u32 = 56;
+const KIND_AT: usize = 47;
+const CHECKSUM_AT: usize = 48;
+const ZERO_AT: usize = 52;
 
 /// Where a blob is, how long it is, and how to tell that it is whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,8 +40,8 @@ pub struct Record {
     pub position: Position,
     /// Its length in bytes.
     pub length: u64,
-    /// The checksums of its blocks, or of its trailer.
-    pub checksums: [u32; INLINE_BLOCKS as usize],
+    /// The checksum of its blocks, or of its trailer.
+    pub checksum: u32,
 }
 
 /// Blocks of data of a blob of so many bytes.
@@ -53,51 +52,31 @@ pub(crate) const fn data_blocks(length: u64) -> u64 {
 /// Blocks of the trailer of a blob of so many bytes.
 pub(crate) const fn trailer_blocks(length: u64) -> u64 {
     let data = data_blocks(length);
-    if data <= INLINE_BLOCKS {
+    if data <= SMALL_BLOCKS {
         0
     } else {
-        data.div_ceil(CHECKSUMS_PER_BLOCK)
+        data.div_ceil(TRAILER_CHECKSUMS)
     }
 }
 
 /// Blocks of the window of a blob of so many bytes.
-pub(crate) const fn window_blocks(length: u64) -> u64 {
+pub const fn window_blocks(length: u64) -> u64 {
     data_blocks(length) + trailer_blocks(length)
 }
 
-/// Fills a window's bytes behind the data (padding and trailer), and gives the record's checksums. `window` starts with
+/// Fills a window's bytes behind the data (padding and trailer), and gives the record's checksum. `window` starts with
 /// `length` bytes of the blob.
-pub(crate) fn seal_window(window: &mut [u8], length: u64) -> [u32; INLINE_BLOCKS as usize] {
+pub(crate) fn seal_window(window: &mut [u8], length: u64, position: Position) -> u32 {
     let data_bytes = data_blocks(length) as usize * BLOCK_BYTES;
     let (data, trailer) = window.split_at_mut(data_bytes);
     data[length as usize..].fill(0);
-    let mut checksums = [0; INLINE_BLOCKS as usize];
+    if trailer.is_empty() {
+        return Crc32c::of(data).value();
+    }
     let of_blocks = data
         .chunks_exact(BLOCK_BYTES)
         .map(|block| Crc32c::of(block).value());
-    if trailer.is_empty() {
-        for (place, checksum) in checksums.iter_mut().zip(of_blocks) {
-            *place = checksum;
-        }
-    } else {
-        trailer.fill(0);
-        for (place, checksum) in trailer.chunks_exact_mut(4).zip(of_blocks) {
-            place.copy_from_slice(&checksum.to_le_bytes());
-        }
-        checksums[0] = Crc32c::of(trailer).value();
-    }
-    checksums
-}
-
-/// A block that is not what was written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct WrongBlock {
-    /// The block in the window.
-    pub(crate) block: u64,
-    /// The checksum that it should have.
-    pub(crate) expected: u32,
-    /// The one that it has.
-    pub(crate) found: u32,
+    trailer::encode(trailer, position, of_blocks)
 }
 
 impl Record {
@@ -106,72 +85,44 @@ impl Record {
         window_blocks(self.length)
     }
 
-    /// Checks blocks `first..` of the data, given the trailer if the blob has one.
-    pub(crate) fn check(&self, first: u64, data: &[u8], trailer: &[u8]) -> Result<(), WrongBlock> {
-        if !trailer.is_empty() {
-            let found = Crc32c::of(trailer).value();
-            if found != self.checksums[0] {
-                let block = data_blocks(self.length);
-                let expected = self.checksums[0];
-                return Err(WrongBlock {
-                    block,
-                    expected,
-                    found,
-                });
-            }
+    /// Where the blob is.
+    pub fn location(&self) -> Location {
+        Location {
+            position: self.position,
+            length: self.length,
         }
-        for (block, bytes) in (first..).zip(data.chunks_exact(BLOCK_BYTES)) {
-            let expected = match trailer.is_empty() {
-                true => self.checksums[block as usize],
-                false => u32_at(trailer, block as usize * 4),
-            };
-            let found = Crc32c::of(bytes).value();
-            if found != expected {
-                return Err(WrongBlock {
-                    block,
-                    expected,
-                    found,
-                });
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..32].copy_from_slice(self.key.bytes());
         bytes[32..40].copy_from_slice(&self.position.0.to_le_bytes());
-        let kind = match self.kind {
+        bytes[40..48].copy_from_slice(&self.length.to_le_bytes());
+        bytes[KIND_AT] = match self.kind {
             KeyKind::Name => 0,
             KeyKind::Content => 1,
         };
-        bytes[40..48].copy_from_slice(&(self.length | kind << KIND_SHIFT).to_le_bytes());
-        for (place, checksum) in bytes[48..].chunks_exact_mut(4).zip(self.checksums) {
-            place.copy_from_slice(&checksum.to_le_bytes());
-        }
+        bytes[CHECKSUM_AT..ZERO_AT].copy_from_slice(&self.checksum.to_le_bytes());
         bytes
     }
 
-    /// `None` for a kind of key that this version does not know.
+    /// `None` for what this version does not know.
     pub(crate) fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
         let mut key = [0; 32];
         key.copy_from_slice(&bytes[..32]);
-        let length = u64_at(bytes, 40);
-        let kind = match length >> KIND_SHIFT {
+        let kind = match bytes[KIND_AT] {
             0 => KeyKind::Name,
             1 => KeyKind::Content,
             _ => return None,
         };
-        let mut checksums = [0; INLINE_BLOCKS as usize];
-        for (checksum, place) in checksums.iter_mut().zip((48..).step_by(4)) {
-            *checksum = u32_at(bytes, place);
-        }
-        Some(Self {
+        let length = u64_at(bytes, 40) & ((1 << 56) - 1);
+        let is_known = (1..=LENGTH_MAX).contains(&length) && bytes[ZERO_AT..] == [0; 12];
+        is_known.then_some(Self {
             key: Key::new(key),
             kind,
             position: Position(u64_at(bytes, 32)),
-            length: length & LENGTH_MAX,
-            checksums,
+            length,
+            checksum: u32_at(bytes, CHECKSUM_AT),
         })
     }
 }

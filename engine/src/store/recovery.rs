@@ -1,29 +1,30 @@
-//! Making a store, opening it again, and the checkpoints in between.
+//! Making a store, and opening it again after whatever happened.
 //!
-//! ```text
-//!  checkpoint 6   journal 0 (epoch 6)     the journal is full: the table goes to checkpoint 7, then its header
-//!  checkpoint 7   journal 1 (epoch 7)     from here on only this counts; checkpoint 6 is deleted
-//! ```
-//!
-//! Opening takes the checkpoint of the highest epoch that was written to its end, applies the frames of its journal up to
-//! the first that is not there, and writes a checkpoint of its own before anything else happens. That a frame is not there
-//! is the rule at the end of a journal. Where a later one is, something that was durable has been lost, and that is told.
+//! Opening reads the newest checkpoint that was written to its end and the directories of its slabs, applies the frames of
+//! the journal that follows it, and those of the next one if that was begun, then writes a checkpoint of its own: from then
+//! on nothing of the old journals counts.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::checkpoint::{
-    CHUNK_BLOCKS, CHUNK_BYTES, CHUNK_RECORDS, Header, Label, NoLabel, VERSION, checkpoint_blocks,
-    chunks, decode_chunk, encode_chunk,
-};
+use oriel_dht::region::Section;
+
+use super::checkpoint::{self, CHUNK_BLOCKS, Header, Row, checkpoint_blocks};
+use super::directory::{self, Owner, RECORDS_PER_BLOCK, WrongBlock, directory_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::{OpenError, check_sizes};
-use super::frame::{self, FRAME_BLOCKS_MAX, Found};
-use super::log::{Layout, Log, Slab, State, Tail};
-use super::record::Record;
-use super::types::{BLOCK_BYTES, StoreId};
+use super::frame::{self, Entry, FRAME_BLOCKS_MAX, Found};
+use super::journal;
+use super::keys::Keys;
+use super::label::{Label, NoLabel, VERSION};
+use super::log::{Layout, Log, RealmOptions, Tail};
+use super::record::{RECORD_BYTES, Record};
+use super::slab::{Slab, WrongRow};
+use super::state::State;
+use super::types::{BLOCK_BYTES, RealmId, StoreId};
+use crate::clock::Clock;
 
-/// Blocks that are read at once where a journal is searched.
+/// Blocks that are read at once.
 const SCAN_BLOCKS: u64 = 256;
 
 /// How a store is made.
@@ -46,19 +47,26 @@ impl Default for FormatOptions {
 }
 
 /// How a store is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenOptions {
     /// The store that it has to be; any if `None`.
     pub store: Option<StoreId>,
     /// Blobs that it may hold. Room for two checkpoints of so many is kept free.
     pub blobs_max: u64,
+    /// The realms. Those that have blobs on the drive have to be among them.
+    pub realms: Vec<RealmOptions>,
+    /// The time that deadlines are read on.
+    pub clock: Clock,
 }
 
 impl Default for OpenOptions {
+    /// Any store, a million blobs, one realm of number 0.
     fn default() -> Self {
         Self {
             store: None,
             blobs_max: 1 << 20,
+            realms: vec![RealmOptions::new(RealmId(0))],
+            clock: Clock::monotonic(),
         }
     }
 }
@@ -66,17 +74,21 @@ impl Default for OpenOptions {
 /// What opening found and did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Recovery {
-    /// Blobs in the checkpoint.
+    /// Blobs that the checkpoint knew.
     pub from_checkpoint: u64,
-    /// Frames of the journal after it.
+    /// Frames of the journals after it.
     pub frames: u64,
     /// Slabs without a blob, given back to the drive.
     pub slabs_dropped: u64,
 }
 
 /// Blocks that slabs leave free, for the checkpoint there is and the next one.
-pub(super) fn reserve_blocks(blobs_max: u64) -> u64 {
-    2 * checkpoint_blocks(blobs_max)
+pub(super) fn reserve_blocks<E>(layout: &Layout<E>) -> u64 {
+    // Of each blob a bit; of those that were committed since a directory was last written, their records; and rows of the
+    // slabs. A journal's frames have no more records than these bytes.
+    let records = layout.journal_blocks * BLOCK_BYTES as u64;
+    let open = layout.blobs_max.min(1 << 10) * RECORD_BYTES as u64;
+    2 * checkpoint_blocks(layout.blobs_max.div_ceil(8) + records + open)
 }
 
 /// Makes a store on a drive without extents.
@@ -96,47 +108,48 @@ pub async fn format<D: Drive>(
         // Left by a format that did not come to its end: the label is the last thing it makes.
         drive.delete(extent).await?;
     }
-    let mut journals = Vec::new();
     for number in [0, 1] {
         let name = ExtentName::Journal(number);
         let journal = drive.create(name, options.journal_blocks).await?;
         // What is in a new extent is undefined: it may be another time's frames of the same store.
         write_zeroes(drive, &journal, options.journal_blocks).await?;
-        journals.push(journal);
     }
     let header = Header {
         store,
         epoch: 0,
         next_slab: 1,
-        records: 0,
+        bytes: 0,
         sequence: 0,
     };
-    let checkpoint = drive
-        .create(ExtentName::Checkpoint(0), checkpoint_blocks(0))
-        .await?;
-    write_block(drive, &checkpoint, |block| header.encode(block)).await?;
-    drive.flush().await?;
+    journal::write_checkpoint(drive, &header, &[]).await?;
     let label = Label {
         store,
         slab_blocks: options.slab_blocks,
         journal_blocks: options.journal_blocks,
     };
     let extent = drive.create(ExtentName::Label, 1).await?;
-    write_block(drive, &extent, |block| label.encode(block)).await?;
+    let mut buf = drive.buffer(BLOCK_BYTES)?;
+    label.encode(buf.as_mut());
+    drive.write(&extent, 0, buf).await.1?;
     drive.flush().await?;
     Ok(())
 }
 
-/// Opens the store on a drive.
+/// The extents of a drive, by name.
+type Extents<D> = BTreeMap<ExtentName, <D as Drive>::Extent>;
+
+/// Opens the store on a drive, with an index in that section, whatever is there.
 pub async fn open<D: Drive>(
     drive: D,
+    index: Section,
     options: &OpenOptions,
 ) -> Result<(Log<D>, Recovery), OpenError> {
-    let extents: BTreeMap<ExtentName, D::Extent> = drive.extents().await?.into_iter().collect();
+    let extents: Extents<D> = drive.extents().await?.into_iter().collect();
     let label = extents
         .get(&ExtentName::Label)
         .ok_or(OpenError::NotFormatted)?;
     let label = read_label(&drive, label).await?;
+    check_sizes(label.slab_blocks, label.journal_blocks)?;
     if let Some(expected) = options.store.filter(|expected| *expected != label.store) {
         let found = label.store;
         return Err(OpenError::OtherStore { expected, found });
@@ -156,43 +169,53 @@ pub async fn open<D: Drive>(
     };
 
     let header = newest_checkpoint(&drive, &extents, label.store).await?;
+    let keys = Keys::new(index, label.store, options.blobs_max)?;
+    let mut state = State::new(keys, &options.realms, header.next_slab);
+    let mut reader = Reader {
+        drive: &drive,
+        layout: &layout,
+        extents: &extents,
+    };
+    reader.read_checkpoint(&header, &mut state).await?;
     let mut recovery = Recovery {
-        from_checkpoint: header.records,
+        from_checkpoint: state.keys.len(),
         ..Recovery::default()
     };
-    let mut state = State::new(header.next_slab);
-    for (name, extent) in &extents {
-        if let ExtentName::Slab(number) = *name {
-            state.next_slab = state.next_slab.max(number + 1);
-            let slab = Slab {
-                extent: Rc::new(extent.clone()),
-                live: 0,
-                pending: 0,
-            };
-            state.slabs.insert(number, slab);
-        }
-    }
-    for record in read_records(&drive, &extents, &header).await? {
-        state.apply(&frame::Entry::Put(record), label.slab_blocks);
-    }
-    let tail = replay(&drive, &layout, &header, &mut state).await?;
+    let tail = reader.replay(&header, &mut state).await?;
     recovery.frames = tail.sequence - header.sequence;
-    check_windows(&state, label.slab_blocks)?;
+    let blobs = state.keys.len();
+    if blobs > options.blobs_max {
+        let max = options.blobs_max;
+        return Err(OpenError::TooManyBlobs { blobs, max });
+    }
 
-    let log = Log::new(drive, layout, state, tail);
+    // Slabs that hold nothing, were made and never came into the journal, or were not given back in time.
+    state.retire();
+    state.retired.clear();
+    let mut leftovers = Vec::new();
     for (name, extent) in extents {
         match name {
-            // The next one takes its place.
-            ExtentName::Checkpoint(epoch) if epoch == header.epoch => {
-                log.checkpoint.replace(Some(extent));
+            ExtentName::Slab(number) if !state.slabs.contains_key(&number) => {
+                state.next_slab = state.next_slab.max(number + 1);
+                recovery.slabs_dropped += 1;
+                leftovers.push(extent);
             }
-            // Not written to its end, or older and not deleted in time.
-            ExtentName::Checkpoint(_) => log.drive.delete(extent).await?,
+            ExtentName::Checkpoint(_) => leftovers.push(extent),
             _ => {}
         }
     }
-    write_checkpoint(&log).await?;
-    recovery.slabs_dropped = drop_empty_slabs(&log).await?;
+    let snapshot = journal::snapshot(&mut state, &layout, tail.epoch + 1, tail.sequence);
+    let written = journal::write_checkpoint(&drive, &snapshot.header, &snapshot.body).await?;
+    for extent in leftovers {
+        drive.delete(extent).await?;
+    }
+    let tail = Tail {
+        epoch: snapshot.header.epoch,
+        block: 0,
+        ..tail
+    };
+    let log = Log::new(drive, layout, options.clock.clone(), state, tail);
+    log.checkpoint.replace(Some(written));
     Ok((log, recovery))
 }
 
@@ -227,7 +250,7 @@ async fn newest_checkpoint<D: Drive>(
         let header = Header::decode(block.as_ref());
         let fits = |header: &Header| {
             (header.store, header.epoch) == (store, epoch)
-                && drive.blocks(extent) >= checkpoint_blocks(header.records)
+                && drive.blocks(extent) >= checkpoint_blocks(header.bytes)
         };
         if let Some(header) = header.filter(fits) {
             return Ok(header);
@@ -239,70 +262,234 @@ async fn newest_checkpoint<D: Drive>(
     })
 }
 
-async fn read_records<D: Drive>(
-    drive: &D,
-    extents: &BTreeMap<ExtentName, D::Extent>,
-    header: &Header,
-) -> Result<Vec<Record>, OpenError> {
-    let name = ExtentName::Checkpoint(header.epoch);
-    let extent = &extents[&name];
-    let mut records = Vec::new();
-    for index in 0..chunks(header.records) {
-        let block = 1 + index * CHUNK_BLOCKS;
-        let chunk = read(drive, extent, block, CHUNK_BLOCKS).await?;
-        let chunk = decode_chunk(header, index, chunk.as_ref())
-            .map_err(|wrong| OpenError::checksum(name, block, wrong.expected, wrong.found))?;
-        records.extend(chunk);
-    }
-    Ok(records)
+/// Reads what a store's drive says.
+struct Reader<'a, D: Drive> {
+    drive: &'a D,
+    layout: &'a Layout<D::Extent>,
+    extents: &'a Extents<D>,
 }
 
-/// Applies the frames that follow the checkpoint, and gives the place of the next one.
-async fn replay<D: Drive>(
-    drive: &D,
-    layout: &Layout<D::Extent>,
-    header: &Header,
-    state: &mut State<D::Extent>,
-) -> Result<Tail, OpenError> {
-    let name = ExtentName::Journal((header.epoch & 1) as u8);
-    let journal = &layout.journals[(header.epoch & 1) as usize];
-    let mut tail = Tail {
-        epoch: header.epoch,
-        sequence: header.sequence,
-        block: 0,
-    };
-    loop {
-        let place = frame::Place {
-            store: layout.store,
-            epoch: tail.epoch,
-            sequence: tail.sequence,
-            block: tail.block,
-        };
-        let left = layout.journal_blocks - tail.block;
-        if left == 0 {
-            return Ok(tail);
+impl<D: Drive> Reader<'_, D> {
+    async fn read_checkpoint(
+        &mut self,
+        header: &Header,
+        state: &mut State<D::Extent>,
+    ) -> Result<(), OpenError> {
+        let name = ExtentName::Checkpoint(header.epoch);
+        let extent = &self.extents[&name];
+        let mut body = Vec::new();
+        for index in 0..checkpoint::chunks(header.bytes) {
+            let block = 1 + index * CHUNK_BLOCKS;
+            let blocks = checkpoint::chunk_blocks(header.bytes, index);
+            let chunk = read(self.drive, extent, block, blocks).await?;
+            let part = checkpoint::decode_chunk(header, index, chunk.as_ref());
+            let part = part
+                .map_err(|wrong| OpenError::checksum(name, block, wrong.expected, wrong.found))?;
+            body.extend_from_slice(part);
         }
-        let bytes = read(drive, journal, tail.block, left.min(FRAME_BLOCKS_MAX)).await?;
-        match frame::decode(bytes.as_ref(), &place) {
-            Found::Frame { entries, blocks } => {
-                for entry in &entries {
-                    state.apply(entry, layout.slab_blocks);
+        let rows = Row::decode_all(&body).ok_or_else(|| OpenError::Damaged {
+            extent: name,
+            block: 1,
+            detail: "it says something that this version does not know".into(),
+        })?;
+        for row in rows {
+            self.read_slab(&row, state).await?;
+        }
+        Ok(())
+    }
+
+    async fn read_slab(
+        &mut self,
+        row: &Row,
+        state: &mut State<D::Extent>,
+    ) -> Result<(), OpenError> {
+        let name = ExtentName::Slab(row.number);
+        let extent = self.extents.get(&name).ok_or_else(|| OpenError::Missing {
+            extent: name,
+            why: "the checkpoint names it".into(),
+        })?;
+        let slab_blocks = self.layout.slab_blocks;
+        let damaged = |detail: &str| OpenError::Damaged {
+            extent: name,
+            block: slab_blocks - 1,
+            detail: detail.into(),
+        };
+        if directory_blocks(u64::from(row.in_directory)) > slab_blocks {
+            return Err(damaged("its directory is longer than the slab"));
+        }
+        let mut records = self.read_directory(row, extent).await?;
+        records.extend_from_slice(&row.tail);
+        let realm = state.realms.get_mut(&row.realm);
+        let realm = realm.ok_or(OpenError::UnknownRealm { realm: row.realm })?;
+        let (keys, blobs) = (&mut state.keys, &mut realm.blobs);
+        let slab = Slab::from_row(
+            Rc::new(extent.clone()),
+            row,
+            records,
+            slab_blocks,
+            |record| {
+                let fingerprint = keys.fingerprint(row.realm, &record.key);
+                *blobs += 1;
+                keys.insert(fingerprint, record.location())
+                    .map_err(|_| WrongRow("two blobs have the same key"))
+            },
+        );
+        let mut slab = slab.map_err(|WrongRow(detail)| damaged(detail))?;
+        realm.used_blocks += slab.live;
+        slab.seal();
+        state.slabs.insert(row.number, slab);
+        state.next_slab = state.next_slab.max(row.number + 1);
+        Ok(())
+    }
+
+    async fn read_directory(
+        &self,
+        row: &Row,
+        extent: &D::Extent,
+    ) -> Result<Vec<Record>, OpenError> {
+        let owner = Owner {
+            store: self.layout.store,
+            realm: row.realm,
+            slab: row.number,
+        };
+        let wanted = row.in_directory as usize;
+        let mut records = Vec::with_capacity(row.records as usize);
+        let blocks = directory_blocks(u64::from(row.in_directory));
+        let mut index = 0;
+        while index < blocks {
+            let count = (blocks - index).min(SCAN_BLOCKS);
+            let at = self.layout.slab_blocks - index - count;
+            let bytes = read(self.drive, extent, at, count).await?;
+            for block in bytes.as_ref().chunks_exact(BLOCK_BYTES).rev() {
+                let decoded = directory::decode(&owner, index, block);
+                let of_block = decoded.map_err(|wrong| self.wrong_directory(row, index, wrong))?;
+                let needed = (wanted - records.len()).min(RECORDS_PER_BLOCK);
+                if of_block.len() < needed {
+                    let wrong = WrongBlock::Unknown;
+                    return Err(self.wrong_directory(row, index, wrong));
                 }
-                tail.sequence += 1;
-                tail.block += blocks;
+                records.extend_from_slice(&of_block[..needed]);
+                index += 1;
             }
-            Found::Unknown => {
-                return Err(OpenError::Damaged {
-                    extent: name,
-                    block: tail.block,
-                    detail: "a frame says something that this version does not know".into(),
-                });
+        }
+        Ok(records)
+    }
+
+    fn wrong_directory(&self, row: &Row, index: u64, wrong: WrongBlock) -> OpenError {
+        let extent = ExtentName::Slab(row.number);
+        let block = self.layout.slab_blocks - 1 - index;
+        let detail = match wrong {
+            WrongBlock::Damaged { expected, found } => {
+                return OpenError::checksum(extent, block, expected, found);
             }
-            Found::Nothing | Found::Elsewhere(_) => {
-                check_end(drive, journal, name, &place, left).await?;
+            WrongBlock::Elsewhere => "it is of another directory",
+            WrongBlock::Unknown => "it says something that this version does not know",
+        };
+        OpenError::Damaged {
+            extent,
+            block,
+            detail: detail.into(),
+        }
+    }
+
+    /// Applies the frames that follow the checkpoint, and gives the place of the next one.
+    async fn replay(
+        &mut self,
+        header: &Header,
+        state: &mut State<D::Extent>,
+    ) -> Result<Tail, OpenError> {
+        let start = Tail {
+            epoch: header.epoch,
+            sequence: header.sequence,
+            block: 0,
+        };
+        let end = self.replay_journal(start, state).await?;
+        // The next checkpoint was begun before the power went, or not: its journal tells.
+        let next = Tail {
+            epoch: end.epoch + 1,
+            block: 0,
+            ..end
+        };
+        let last = self.replay_journal(next, state).await?;
+        match last.block {
+            0 => Ok(end),
+            _ => Ok(last),
+        }
+    }
+
+    async fn replay_journal(
+        &mut self,
+        mut tail: Tail,
+        state: &mut State<D::Extent>,
+    ) -> Result<Tail, OpenError> {
+        let which = tail.epoch & 1;
+        let name = ExtentName::Journal(which as u8);
+        let journal = &self.layout.journals[which as usize];
+        loop {
+            let place = frame::Place {
+                store: self.layout.store,
+                epoch: tail.epoch,
+                sequence: tail.sequence,
+                block: tail.block,
+            };
+            let left = self.layout.journal_blocks - tail.block;
+            if left == 0 {
                 return Ok(tail);
             }
+            let blocks = left.min(FRAME_BLOCKS_MAX);
+            let bytes = read(self.drive, journal, tail.block, blocks).await?;
+            match frame::decode(bytes.as_ref(), &place) {
+                Found::Frame { entries, blocks } => {
+                    self.apply(state, &entries, name, tail.block)?;
+                    tail.sequence += 1;
+                    tail.block += blocks;
+                }
+                Found::Unknown => {
+                    return Err(OpenError::Damaged {
+                        extent: name,
+                        block: tail.block,
+                        detail: "a frame says something that this version does not know".into(),
+                    });
+                }
+                Found::Nothing | Found::Elsewhere(_) => {
+                    check_end(self.drive, journal, name, &place, left).await?;
+                    return Ok(tail);
+                }
+            }
         }
+    }
+
+    fn apply(
+        &mut self,
+        state: &mut State<D::Extent>,
+        entries: &[Entry],
+        journal: ExtentName,
+        block: u64,
+    ) -> Result<(), OpenError> {
+        for entry in entries {
+            if let Entry::Slab(number, realm) = entry {
+                let name = ExtentName::Slab(number.0);
+                let missing = || OpenError::Missing {
+                    extent: name,
+                    why: format!("{journal}, block {block}, names it"),
+                };
+                let extent = self.extents.get(&name).ok_or_else(missing)?;
+                if !state.realms.contains_key(realm) {
+                    return Err(OpenError::UnknownRealm { realm: *realm });
+                }
+                let mut slab = Slab::new(Rc::new(extent.clone()), *realm);
+                slab.seal();
+                // One that was made before the checkpoint is in it already.
+                state.slabs.entry(number.0).or_insert(slab);
+            }
+            let applied = state.apply(entry, self.layout.slab_blocks);
+            applied.map_err(|contradiction| OpenError::Damaged {
+                extent: journal,
+                block,
+                detail: contradiction.0.into(),
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -347,93 +534,6 @@ async fn check_end<D: Drive>(
     Ok(())
 }
 
-/// Every record's window lies in a slab that is there.
-fn check_windows<E>(state: &State<E>, slab_blocks: u64) -> Result<(), OpenError> {
-    for record in state.table.values() {
-        let (number, start) = (
-            record.position.0 / slab_blocks,
-            record.position.0 % slab_blocks,
-        );
-        let extent = ExtentName::Slab(number);
-        let key = record.key;
-        if !state.slabs.contains_key(&number) {
-            let why = format!("the blob {key} lies in it");
-            return Err(OpenError::Missing { extent, why });
-        }
-        if start + record.blocks() > slab_blocks {
-            return Err(OpenError::Damaged {
-                extent,
-                block: start,
-                detail: format!("the blob {key} would reach beyond the slab's end"),
-            });
-        }
-    }
-    Ok(())
-}
-
-async fn drop_empty_slabs<D: Drive>(log: &Log<D>) -> Result<u64, OpenError> {
-    let empty: Vec<Rc<D::Extent>> = {
-        let mut state = log.state.borrow_mut();
-        let numbers: Vec<u64> = state
-            .slabs
-            .iter()
-            .filter_map(|(number, slab)| (slab.live == 0).then_some(*number))
-            .collect();
-        let slabs = &mut state.slabs;
-        numbers
-            .iter()
-            .filter_map(|number| slabs.remove(number))
-            .map(|slab| slab.extent)
-            .collect()
-    };
-    for extent in &empty {
-        log.drive.delete((**extent).clone()).await?;
-    }
-    Ok(empty.len() as u64)
-}
-
-/// Writes all that the log knows, and begins the other journal. The caller sees to it that nothing changes meanwhile.
-pub(super) async fn write_checkpoint<D: Drive>(log: &Log<D>) -> Result<(), DriveError> {
-    let tail = log.tail.get();
-    let (records, next_slab) = {
-        let state = log.state.borrow();
-        let mut records: Vec<Record> = state.table.values().copied().collect();
-        records.sort_unstable_by_key(|record| record.position);
-        (records, state.next_slab)
-    };
-    let header = Header {
-        store: log.layout.store,
-        epoch: tail.epoch + 1,
-        next_slab,
-        records: records.len() as u64,
-        sequence: tail.sequence,
-    };
-    let drive = &log.drive;
-    let name = ExtentName::Checkpoint(header.epoch);
-    let extent = drive
-        .create(name, checkpoint_blocks(header.records))
-        .await?;
-    for (index, chunk) in (0..).zip(records.chunks(CHUNK_RECORDS)) {
-        let mut buf = drive.buffer(CHUNK_BYTES)?;
-        encode_chunk(&header, index, chunk, buf.as_mut());
-        let (_, written) = drive.write(&extent, 1 + index * CHUNK_BLOCKS, buf).await;
-        written?;
-    }
-    drive.flush().await?;
-    write_block(drive, &extent, |block| header.encode(block)).await?;
-    drive.flush().await?;
-    log.tail.set(Tail {
-        epoch: header.epoch,
-        sequence: header.sequence,
-        block: 0,
-    });
-    let before = log.checkpoint.replace(Some(extent));
-    if let Some(before) = before {
-        drive.delete(before).await?;
-    }
-    Ok(())
-}
-
 async fn read<D: Drive>(
     drive: &D,
     extent: &D::Extent,
@@ -443,16 +543,6 @@ async fn read<D: Drive>(
     let buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
     let (buf, read) = drive.read(extent, block, buf).await;
     read.map(|()| buf)
-}
-
-async fn write_block<D: Drive>(
-    drive: &D,
-    extent: &D::Extent,
-    fill: impl FnOnce(&mut [u8]),
-) -> Result<(), DriveError> {
-    let mut buf = drive.buffer(BLOCK_BYTES)?;
-    fill(buf.as_mut());
-    drive.write(extent, 0, buf).await.1
 }
 
 async fn write_zeroes<D: Drive>(

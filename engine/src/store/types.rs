@@ -61,6 +61,25 @@ impl fmt::Display for Position {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SlabNumber(pub u64);
 
+/// A realm of a store: one tenant's blobs, or one class of them. A key means something within its realm only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RealmId(pub u16);
+
+impl fmt::Display for RealmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "realm {}", self.0)
+    }
+}
+
+/// Where a blob is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Location {
+    /// The first block of its window.
+    pub position: Position,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
 /// Names a store, so that what belongs to another one is never taken for its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreId(pub [u8; 16]);

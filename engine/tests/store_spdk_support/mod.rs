@@ -20,10 +20,25 @@ pub(crate) const SIZES: FormatOptions = FormatOptions {
     slab_blocks: 256,
     journal_blocks: 64,
 };
-pub(crate) const OPEN: OpenOptions = OpenOptions {
-    store: Some(STORE),
-    blobs_max: 4096,
-};
+pub(crate) const REALM: RealmId = RealmId(3);
+
+pub(crate) fn options() -> OpenOptions {
+    OpenOptions {
+        store: Some(STORE),
+        blobs_max: 4096,
+        realms: vec![RealmOptions::new(REALM)],
+        ..OpenOptions::default()
+    }
+}
+
+/// Opens the store on a drive, with an index of its own.
+pub(crate) async fn open_on(
+    drive: &SpdkDrive,
+    options: &OpenOptions,
+) -> Result<(SpdkLog, Recovery), OpenError> {
+    let index = index_in_memory(options.blobs_max).unwrap();
+    open(drive.clone(), index, options).await
+}
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -105,7 +120,7 @@ pub(crate) async fn with_log_on<T>(
     drive: &SpdkDrive,
     work: impl AsyncFnOnce(&SpdkLog) -> T,
 ) -> (T, Result<(), StoreError>) {
-    let (log, _) = open(drive.clone(), &OPEN).await.unwrap();
+    let (log, _) = open_on(drive, &options()).await.unwrap();
     let work = async {
         let output = work(&log).await;
         log.close();
@@ -130,20 +145,20 @@ pub(crate) fn key(number: u64) -> Key {
 }
 
 pub(crate) async fn put(log: &SpdkLog, number: u64, bytes: &[u8]) -> Result<Put, StoreError> {
-    log.put(key(number), KeyKind::Name, bytes).await
+    log.put(REALM, key(number), KeyKind::Name, bytes).await
 }
 
 pub(crate) async fn get(log: &SpdkLog, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    log.read(&key(number), 0, u64::MAX).await
+    log.read(REALM, &key(number), 0, u64::MAX).await
 }
 
 pub(crate) async fn delete(log: &SpdkLog, number: u64) -> Result<bool, StoreError> {
-    log.delete(key(number)).await
+    log.delete(REALM, key(number)).await
 }
 
 /// Where a blob is.
 pub(crate) fn position(log: &SpdkLog, number: u64) -> Option<Position> {
-    log.locate(&key(number)).map(|place| place.position)
+    log.locate(REALM, &key(number)).map(|place| place.position)
 }
 
 // ---- Blobs ------------------------------------------------------------------------------------------------------------

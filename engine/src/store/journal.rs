@@ -1,0 +1,398 @@
+//! The one writer of the journal, and what goes on beside it: checkpoints, directories, slabs given back.
+//!
+//! The two journals take turns. When one is full, all that is known is copied as it is between two frames, the next frames
+//! go to the other journal at once, and the checkpoint is written meanwhile. Until it is whole, the one before it and both
+//! journals together say everything; and a journal is begun anew only when the checkpoint before it is whole.
+
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::checkpoint::{self, Header, checkpoint_blocks};
+use super::directory::{self, Owner, RECORDS_PER_BLOCK, directory_blocks};
+use super::drive::{Drive, DriveError, ExtentName};
+use super::error::StoreError;
+use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
+use super::join::both;
+use super::log::{Log, Tail};
+use super::record::Record;
+use super::state::{Queued, Snapshot, State};
+use super::types::{BLOCK_BYTES, RealmId};
+
+/// Empty slabs that are kept until the journal is full anyway.
+const RETIRED_MAX: usize = 4;
+
+/// What the journal's writer does next.
+enum Next {
+    Write(Vec<Queued>),
+    Checkpoint,
+    End,
+}
+
+/// What is done beside the journal next.
+enum Chore<E> {
+    Checkpoint(Snapshot<E>),
+    Directory {
+        number: u64,
+        realm: RealmId,
+        extent: Rc<E>,
+        index: u64,
+        records: Vec<Record>,
+    },
+    Delete(E),
+    End,
+}
+
+impl<D: Drive> Log<D> {
+    pub(super) fn ring(&self) {
+        if let Some(waker) = self.journal_bell.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn ring_maintenance(&self) {
+        if let Some(waker) = self.maintenance_bell.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Writes the journal until [`close`](Self::close) is called, then a last checkpoint.
+    pub async fn run(&self) -> Result<(), StoreError> {
+        let (journal, maintenance) = both(self.write_journal(), self.maintain()).await;
+        journal.and(maintenance)?;
+        *self.stopped.borrow_mut() = Some(StoreError::Closing);
+        Ok(())
+    }
+
+    // ---- The journal ----------------------------------------------------------------------------
+
+    async fn write_journal(&self) -> Result<(), StoreError> {
+        loop {
+            match self.next_batch().await? {
+                Next::Write(batch) => {
+                    if self.tail.get().block + FRAME_BLOCKS_MAX > self.layout.journal_blocks {
+                        self.begin_checkpoint().await?;
+                    }
+                    if let Err(reason) = self.write_frame(&batch).await {
+                        return Err(self.stop(batch, reason));
+                    }
+                    self.apply(batch);
+                }
+                Next::Checkpoint => self.begin_checkpoint().await?,
+                Next::End => {
+                    self.abandon_all();
+                    self.begin_checkpoint().await?;
+                    self.journal_ended.set(true);
+                    self.ring_maintenance();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Waits for something to write.
+    async fn next_batch(&self) -> Result<Next, StoreError> {
+        std::future::poll_fn(|cx| {
+            self.check_running()?;
+            let mut state = self.state.borrow_mut();
+            if state.queue.iter().any(|queued| queued.answer.is_some()) {
+                let count = state.queue.len().min(FRAME_ENTRIES_MAX);
+                return Poll::Ready(Ok(Next::Write(state.queue.drain(..count).collect())));
+            }
+            if self.closing.get() && state.claims.is_empty() {
+                return Poll::Ready(Ok(Next::End));
+            }
+            if self.wants_checkpoint.replace(false) {
+                return Poll::Ready(Ok(Next::Checkpoint));
+            }
+            *self.journal_bell.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn write_frame(&self, batch: &[Queued]) -> Result<(), DriveError> {
+        let tail = self.tail.get();
+        let entries: Vec<Entry> = batch.iter().map(|queued| queued.entry).collect();
+        let bytes = frame::encode(&self.place(tail), &entries);
+        let blocks = (bytes.len() / BLOCK_BYTES) as u64;
+        let mut buf = self.drive.buffer(bytes.len())?;
+        buf.as_mut().copy_from_slice(&bytes);
+        // The blobs that the frame speaks of come first.
+        self.drive.flush().await?;
+        let journal = &self.layout.journals[(tail.epoch & 1) as usize];
+        let (_, written) = self.drive.write(journal, tail.block, buf).await;
+        written?;
+        self.drive.flush().await?;
+        self.tail.set(Tail {
+            epoch: tail.epoch,
+            sequence: tail.sequence + 1,
+            block: tail.block + blocks,
+        });
+        let mut state = self.state.borrow_mut();
+        state.stat.frames += 1;
+        state.stat.entries += entries.len() as u64;
+        Ok(())
+    }
+
+    fn place(&self, tail: Tail) -> frame::Place {
+        frame::Place {
+            store: self.layout.store,
+            epoch: tail.epoch,
+            sequence: tail.sequence,
+            block: tail.block,
+        }
+    }
+
+    /// Makes durable changes visible, and answers those who wait for them.
+    fn apply(&self, batch: Vec<Queued>) {
+        let slab_blocks = self.layout.slab_blocks;
+        for queued in batch {
+            let mut state = self.state.borrow_mut();
+            if let Some((position, blocks)) = queued.window {
+                state.release_window(position, blocks, slab_blocks);
+            }
+            let applied = state.apply(&queued.entry, slab_blocks);
+            applied.expect("what was checked before it came into the journal");
+            drop(state);
+            if let Some(fingerprint) = queued.claim {
+                self.release_claim(fingerprint);
+            }
+            if let Some(answer) = queued.answer {
+                // Whoever does not wait any more does not have to know.
+                let _ = answer.send(Ok(()));
+            }
+        }
+        self.ring_maintenance();
+    }
+
+    /// Copies what is known, and turns to the other journal.
+    async fn begin_checkpoint(&self) -> Result<(), StoreError> {
+        // The journal that comes next is that of the checkpoint before the one that is being written.
+        std::future::poll_fn(|cx| {
+            self.check_running()?;
+            if self.state.borrow().snapshot.is_none() && !self.is_checkpointing.get() {
+                return Poll::Ready(Ok::<(), StoreError>(()));
+            }
+            *self.journal_bell.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await?;
+        let tail = self.tail.get();
+        let mut state = self.state.borrow_mut();
+        let snapshot = snapshot(&mut state, &self.layout, tail.epoch + 1, tail.sequence);
+        self.tail.set(Tail {
+            epoch: snapshot.header.epoch,
+            sequence: tail.sequence,
+            block: 0,
+        });
+        state.snapshot = Some(snapshot);
+        drop(state);
+        self.ring_maintenance();
+        Ok(())
+    }
+
+    /// Takes no more changes: whether the last frame is on the drive is not known, so nothing may follow it.
+    fn stop(&self, batch: Vec<Queued>, reason: DriveError) -> StoreError {
+        let reason = StoreError::Stopped { reason };
+        *self.stopped.borrow_mut() = Some(reason.clone());
+        let (queued, claims, openings) = {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            let openings = state.realms.values_mut();
+            let openings: Vec<_> = openings
+                .flat_map(|realm| std::mem::take(&mut realm.opening))
+                .collect();
+            (
+                std::mem::take(&mut state.queue),
+                std::mem::take(&mut state.claims),
+                openings,
+            )
+        };
+        // Whoever waits for a claim or for room finds that the log has stopped.
+        drop((claims, openings, self.room.take()));
+        for queued in batch.into_iter().chain(queued) {
+            if let Some(answer) = queued.answer {
+                let _ = answer.send(Err(reason.clone()));
+            }
+        }
+        self.ring();
+        self.ring_maintenance();
+        reason
+    }
+
+    // ---- Beside the journal ---------------------------------------------------------------------
+
+    async fn maintain(&self) -> Result<(), StoreError> {
+        loop {
+            let done = match self.next_chore().await? {
+                Chore::Checkpoint(snapshot) => self.write_snapshot(snapshot).await,
+                Chore::Directory {
+                    number,
+                    realm,
+                    extent,
+                    index,
+                    records,
+                } => {
+                    let owner = Owner {
+                        store: self.layout.store,
+                        realm,
+                        slab: number,
+                    };
+                    self.write_directory(&owner, &extent, index, &records).await
+                }
+                Chore::Delete(extent) => {
+                    let deleted = self.drive.delete(extent).await;
+                    self.is_deleting.set(false);
+                    self.state.borrow_mut().stat.slabs_retired += 1;
+                    deleted
+                }
+                Chore::End => return Ok(()),
+            };
+            if let Err(reason) = done {
+                return Err(self.stop(Vec::new(), reason));
+            }
+            for heard in self.room.take() {
+                let _ = heard.send(());
+            }
+        }
+    }
+
+    async fn next_chore(&self) -> Result<Chore<D::Extent>, StoreError> {
+        std::future::poll_fn(|cx| {
+            self.check_running()?;
+            let mut state = self.state.borrow_mut();
+            if let Some(chore) = self.chore(&mut state) {
+                return Poll::Ready(Ok(chore));
+            }
+            remember(&mut self.maintenance_bell.borrow_mut(), cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn chore(&self, state: &mut State<D::Extent>) -> Option<Chore<D::Extent>> {
+        if let Some(snapshot) = state.snapshot.take() {
+            self.is_checkpointing.set(true);
+            return Some(Chore::Checkpoint(snapshot));
+        }
+        let is_read = |extent: &Rc<D::Extent>| Rc::strong_count(extent) > 1;
+        if let Some(at) = state.forgotten.iter().position(|extent| !is_read(extent)) {
+            let extent = state.forgotten.swap_remove(at);
+            self.is_deleting.set(true);
+            return Rc::into_inner(extent).map(Chore::Delete);
+        }
+        if self.journal_ended.get() {
+            return Some(Chore::End);
+        }
+        state.retire();
+        if state.retired.len() > RETIRED_MAX && !self.wants_checkpoint.replace(true) {
+            self.ring();
+        }
+        state.slabs.iter().find_map(|(number, slab)| {
+            let (index, records) = slab.next_directory_write()?;
+            Some(Chore::Directory {
+                number: *number,
+                realm: slab.realm,
+                extent: slab.extent.clone(),
+                index,
+                records: records.to_vec(),
+            })
+        })
+    }
+
+    async fn write_directory(
+        &self,
+        owner: &Owner,
+        extent: &D::Extent,
+        index: u64,
+        records: &[Record],
+    ) -> Result<(), DriveError> {
+        let count = directory_blocks(records.len() as u64);
+        let mut buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
+        // The first block is the last on the drive.
+        let blocks = buf.as_mut().chunks_exact_mut(BLOCK_BYTES).rev();
+        let parts = records.chunks(RECORDS_PER_BLOCK);
+        for ((index, part), block) in (index..).zip(parts).zip(blocks) {
+            directory::encode(owner, index, part, block);
+        }
+        let at = self.layout.slab_blocks - index - count;
+        self.drive.write(extent, at, buf).await.1?;
+        let mut state = self.state.borrow_mut();
+        state.stat.directory_blocks += count;
+        if let Some(slab) = state.slabs.get_mut(&owner.slab) {
+            slab.wrote_directory(records.len());
+        }
+        Ok(())
+    }
+
+    async fn write_snapshot(&self, snapshot: Snapshot<D::Extent>) -> Result<(), DriveError> {
+        let extent = write_checkpoint(&self.drive, &snapshot.header, &snapshot.body).await?;
+        let before = self.checkpoint.replace(Some(extent));
+        if let Some(before) = before {
+            self.drive.delete(before).await?;
+        }
+        let mut state = self.state.borrow_mut();
+        state.forgotten.extend(snapshot.retired);
+        state.stat.checkpoints += 1;
+        drop(state);
+        self.is_checkpointing.set(false);
+        self.ring();
+        Ok(())
+    }
+}
+
+fn remember(bell: &mut Option<Waker>, waker: &Waker) {
+    match bell {
+        Some(bell) => bell.clone_from(waker),
+        None => *bell = Some(waker.clone()),
+    }
+}
+
+/// All that is known, as it is between two frames.
+pub(super) fn snapshot<E>(
+    state: &mut State<E>,
+    layout: &super::log::Layout<E>,
+    epoch: u64,
+    sequence: u64,
+) -> Snapshot<E> {
+    state.retire();
+    let mut body = Vec::new();
+    for (number, slab) in &state.slabs {
+        slab.row(*number).encode(&mut body);
+    }
+    Snapshot {
+        header: Header {
+            store: layout.store,
+            epoch,
+            next_slab: state.next_slab,
+            bytes: body.len() as u64,
+            sequence,
+        },
+        body,
+        retired: std::mem::take(&mut state.retired),
+    }
+}
+
+/// Writes a checkpoint; it is there when this has ended.
+pub(super) async fn write_checkpoint<D: Drive>(
+    drive: &D,
+    header: &Header,
+    body: &[u8],
+) -> Result<D::Extent, DriveError> {
+    let name = ExtentName::Checkpoint(header.epoch);
+    let extent = drive.create(name, checkpoint_blocks(header.bytes)).await?;
+    for index in 0..checkpoint::chunks(header.bytes) {
+        let blocks = checkpoint::chunk_blocks(header.bytes, index);
+        let mut buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
+        checkpoint::encode_chunk(header, index, body, buf.as_mut());
+        let at = 1 + index * checkpoint::CHUNK_BLOCKS;
+        drive.write(&extent, at, buf).await.1?;
+    }
+    // The directories that it counts on come before it, too.
+    drive.flush().await?;
+    let mut buf = drive.buffer(BLOCK_BYTES)?;
+    header.encode(buf.as_mut());
+    drive.write(&extent, 0, buf).await.1?;
+    drive.flush().await?;
+    Ok(extent)
+}

@@ -1,0 +1,70 @@
+//! The label: one block that says whose drive it is and how it is cut up, written when the store is made.
+//!
+//! ```text
+//!  byte  0          8         12     16              32           40             48        4096
+//!        ├──────────┼─────────┼──────┼───────────────┼────────────┼──────────────┼─────────┤
+//!        │"ORIELLOG"│ version │CRC32C│ store         │slab blocks │journal blocks│ 0       │
+//!        └──────────┴─────────┴──────┴───────────────┴────────────┴──────────────┴─────────┘
+//! ```
+//!
+//! The checksum covers what follows it, to the end of the block. The version is that of all formats together.
+
+use oriel_ec::Crc32c;
+
+use super::record::{u32_at, u64_at};
+use super::types::StoreId;
+
+const LABEL_MAGIC: [u8; 8] = *b"ORIELLOG";
+
+/// The version of all formats together.
+pub(crate) const VERSION: u32 = 1;
+
+/// How a store's drive is cut up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Label {
+    pub(crate) store: StoreId,
+    pub(crate) slab_blocks: u64,
+    pub(crate) journal_blocks: u64,
+}
+
+/// What a label's block holds instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoLabel {
+    Foreign,
+    Newer { version: u32 },
+    Damaged { expected: u32, found: u32 },
+}
+
+impl Label {
+    pub(crate) fn encode(&self, block: &mut [u8]) {
+        block.fill(0);
+        block[..8].copy_from_slice(&LABEL_MAGIC);
+        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[16..32].copy_from_slice(&self.store.0);
+        block[32..40].copy_from_slice(&self.slab_blocks.to_le_bytes());
+        block[40..48].copy_from_slice(&self.journal_blocks.to_le_bytes());
+        let checksum = Crc32c::of(&block[16..]).value();
+        block[12..16].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    pub(crate) fn decode(block: &[u8]) -> Result<Self, NoLabel> {
+        if block[..8] != LABEL_MAGIC {
+            return Err(NoLabel::Foreign);
+        }
+        let version = u32_at(block, 8);
+        if version != VERSION {
+            return Err(NoLabel::Newer { version });
+        }
+        let (expected, found) = (u32_at(block, 12), Crc32c::of(&block[16..]).value());
+        if expected != found {
+            return Err(NoLabel::Damaged { expected, found });
+        }
+        let mut store = StoreId([0; 16]);
+        store.0.copy_from_slice(&block[16..32]);
+        Ok(Self {
+            store,
+            slab_blocks: u64_at(block, 32),
+            journal_blocks: u64_at(block, 40),
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! Reading blobs, and checking what was read.
+
+use std::rc::Rc;
+
+use oriel_ec::Crc32c;
+
+use super::drive::Drive;
+use super::error::StoreError;
+use super::join::both;
+use super::log::Log;
+use super::record::{SMALL_BLOCKS, data_blocks};
+use super::trailer::{self, TRAILER_CHECKSUMS};
+use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
+
+/// A blob that was found, and its slab, which stays as long as somebody holds it.
+struct Found<E> {
+    location: Location,
+    extent: Rc<E>,
+    /// The first block of its window in the slab.
+    start: u64,
+    /// None if reads of its realm are not checked.
+    checksum: Option<u32>,
+}
+
+/// Blocks of a blob.
+#[derive(Clone, Copy)]
+struct Blocks {
+    first: u64,
+    count: u64,
+}
+
+impl<D: Drive> Log<D> {
+    fn find(&self, realm: RealmId, key: &Key) -> Result<Option<Found<D::Extent>>, StoreError> {
+        let state = self.state.borrow();
+        let of_realm = state.realms.get(&realm);
+        let of_realm = of_realm.ok_or(StoreError::UnknownRealm { realm })?;
+        let Some(location) = state.locate(state.keys.fingerprint(realm, key)) else {
+            return Ok(None);
+        };
+        let slab_blocks = self.layout.slab_blocks;
+        let slab = state.slabs.get(&(location.position.0 / slab_blocks));
+        let slab = slab.expect("the slab of a blob is there");
+        let start = location.position.0 % slab_blocks;
+        let checksum = slab.checksum(start as u32);
+        let checksum = checksum.expect("a blob is known to its slab");
+        Ok(Some(Found {
+            location,
+            extent: slab.extent.clone(),
+            start,
+            checksum: of_realm.options.verify.then_some(checksum),
+        }))
+    }
+
+    /// Some bytes of a blob, checked; `None` if there is no such blob. What lies behind its end is left out.
+    pub async fn read(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(found) = self.find(realm, key)? else {
+            return Ok(None);
+        };
+        let end = offset.saturating_add(bytes).min(found.location.length);
+        if offset >= end {
+            return Ok(Some(Vec::new()));
+        }
+        let first = offset / BLOCK_BYTES as u64;
+        let count = (end - 1) / BLOCK_BYTES as u64 - first + 1;
+        let buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
+        let (buf, read) = self.fill(&found, key, Blocks { first, count }, buf).await;
+        read?;
+        let from = (offset - first * BLOCK_BYTES as u64) as usize;
+        let part = from..from + (end - offset) as usize;
+        Ok(Some(buf.as_ref()[part].to_vec()))
+    }
+
+    /// Fills a buffer of whole blocks with a blob's bytes from `offset` on, a multiple of a block's, checked; how many of
+    /// them are the blob's, or `None` if there is no such blob. Without a copy, if the buffer is not longer than the rest
+    /// of the blob and, for one of up to four blocks, takes all of it.
+    pub async fn read_into(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        mut buf: D::Buf,
+    ) -> (D::Buf, Result<Option<u64>, StoreError>) {
+        let found = match self.find(realm, key) {
+            Ok(Some(found)) => found,
+            Ok(None) => return (buf, Ok(None)),
+            Err(error) => return (buf, Err(error)),
+        };
+        let whole = buf.as_ref().len() as u64;
+        let block = BLOCK_BYTES as u64;
+        if whole == 0 || !whole.is_multiple_of(block) || !offset.is_multiple_of(block) {
+            let error = StoreError::NotWholeBlocks {
+                offset,
+                bytes: whole,
+            };
+            return (buf, Err(error));
+        }
+        let first = offset / block;
+        let left = data_blocks(found.location.length).saturating_sub(first);
+        let count = left.min(whole / block);
+        if count == 0 {
+            return (buf, Ok(Some(0)));
+        }
+        let blocks = Blocks { first, count };
+        let bytes = (found.location.length - offset).min(whole);
+        if count * block == whole {
+            let (buf, read) = self.fill(&found, key, blocks, buf).await;
+            return (buf, read.map(|()| Some(bytes)));
+        }
+        let own = match self.drive.buffer((count * block) as usize) {
+            Ok(own) => own,
+            Err(error) => return (buf, Err(error.into())),
+        };
+        let (own, read) = self.fill(&found, key, blocks, own).await;
+        buf.as_mut()[..own.as_ref().len()].copy_from_slice(own.as_ref());
+        (buf, read.map(|()| Some(bytes)))
+    }
+
+    /// Fills a buffer with as many blocks as it is long.
+    async fn fill(
+        &self,
+        found: &Found<D::Extent>,
+        key: &Key,
+        blocks: Blocks,
+        mut buf: D::Buf,
+    ) -> (D::Buf, Result<(), StoreError>) {
+        let at = found.start + blocks.first;
+        let Some(checksum) = found.checksum else {
+            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
+            return (buf, read.map_err(StoreError::from));
+        };
+        let all = data_blocks(found.location.length);
+        if all > SMALL_BLOCKS {
+            return self.fill_large(found, key, blocks, buf).await;
+        }
+        if blocks.count == all {
+            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
+            let checked = read.map_err(StoreError::from);
+            let checked =
+                checked.and_then(|()| check_small(key, found.location, checksum, buf.as_ref()));
+            return (buf, checked);
+        }
+        let read = async {
+            let whole = self.drive.buffer(all as usize * BLOCK_BYTES)?;
+            let (whole, read) = self.drive.read(&found.extent, found.start, whole).await;
+            read?;
+            check_small(key, found.location, checksum, whole.as_ref())?;
+            Ok(whole)
+        };
+        let read = read.await.map(|whole: D::Buf| {
+            let from = blocks.first as usize * BLOCK_BYTES;
+            let part = &whole.as_ref()[from..from + buf.as_ref().len()];
+            buf.as_mut().copy_from_slice(part);
+        });
+        (buf, read)
+    }
+
+    /// As `fill`, for a blob with a trailer.
+    async fn fill_large(
+        &self,
+        found: &Found<D::Extent>,
+        key: &Key,
+        blocks: Blocks,
+        buf: D::Buf,
+    ) -> (D::Buf, Result<(), StoreError>) {
+        let Blocks { first, count } = blocks;
+        let (of_first, of_last) = (
+            first / TRAILER_CHECKSUMS,
+            (first + count - 1) / TRAILER_CHECKSUMS,
+        );
+        let trailer_bytes = (of_last - of_first + 1) as usize * BLOCK_BYTES;
+        let trailer = match self.drive.buffer(trailer_bytes) {
+            Ok(trailer) => trailer,
+            Err(error) => return (buf, Err(error.into())),
+        };
+        let trailer_at = data_blocks(found.location.length) + of_first;
+        let extent = &found.extent;
+        let ((buf, read), (trailer, read_trailer)) = both(
+            self.drive.read(extent, found.start + first, buf),
+            self.drive.read(extent, found.start + trailer_at, trailer),
+        )
+        .await;
+        if let Err(error) = read.and(read_trailer) {
+            return (buf, Err(error.into()));
+        }
+        let checked = check_large(key, found.location, blocks, buf.as_ref(), trailer.as_ref());
+        (buf, checked)
+    }
+}
+
+fn damaged(key: &Key, location: Location, block: u64, expected: u32, found: u32) -> StoreError {
+    StoreError::Damaged {
+        key: *key,
+        block,
+        position: Position(location.position.0 + block),
+        expected,
+        found,
+    }
+}
+
+/// Checks a blob without a trailer.
+pub(super) fn check_small(
+    key: &Key,
+    location: Location,
+    expected: u32,
+    data: &[u8],
+) -> Result<(), StoreError> {
+    match Crc32c::of(data).value() {
+        found if found == expected => Ok(()),
+        found => Err(damaged(key, location, 0, expected, found)),
+    }
+}
+
+/// Checks blocks of a blob with a trailer, given the blocks of the trailer that speak of them.
+fn check_large(
+    key: &Key,
+    location: Location,
+    blocks: Blocks,
+    data: &[u8],
+    trailer: &[u8],
+) -> Result<(), StoreError> {
+    let all = data_blocks(location.length);
+    let first_index = blocks.first / TRAILER_CHECKSUMS;
+    let (trailer, _) = trailer.as_chunks::<BLOCK_BYTES>();
+    for (index, block) in (first_index..).zip(trailer) {
+        let checked = trailer::check(block, location.position, index as u32);
+        checked
+            .map_err(|wrong| damaged(key, location, all + index, wrong.expected, wrong.found))?;
+    }
+    let (data, _) = data.as_chunks::<BLOCK_BYTES>();
+    for (block, bytes) in (blocks.first..).zip(data) {
+        let place = (block / TRAILER_CHECKSUMS - first_index) as usize;
+        let expected = trailer::checksum(&trailer[place], block % TRAILER_CHECKSUMS);
+        let found = Crc32c::of(bytes).value();
+        if found != expected {
+            return Err(damaged(key, location, block, expected, found));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! What the store keeps in memory of a slab: eight bytes for each of its blobs.
+
+use std::rc::Rc;
+
+use super::checkpoint::{Row, dead_bytes};
+use super::directory::RECORDS_PER_BLOCK;
+use super::record::Record;
+use super::types::RealmId;
+
+/// Full blocks of a directory that are written at once while the slab is open.
+const DIRECTORY_BATCH: usize = 16;
+
+const DEAD: u32 = 1 << 31;
+
+/// The largest slab: blocks fit beside the mark of the dead.
+pub(super) const SLAB_BLOCKS_MAX: u64 = 1 << 24;
+
+const _: () = assert!(SLAB_BLOCKS_MAX <= DEAD as u64);
+
+/// A blob of a slab: its first block there, whether it is dead, and its checksum.
+#[derive(Clone, Copy)]
+struct Known {
+    word: u32,
+    checksum: u32,
+}
+
+impl Known {
+    fn start(self) -> u32 {
+        self.word & !DEAD
+    }
+
+    fn is_dead(self) -> bool {
+        self.word & DEAD != 0
+    }
+}
+
+pub(super) struct Slab<E> {
+    pub(super) extent: Rc<E>,
+    pub(super) realm: RealmId,
+    /// Blocks of windows that hold blobs.
+    pub(super) live: u64,
+    /// Windows handed out, neither with a blob nor given up.
+    pub(super) pending: u64,
+    /// No more windows are taken from it.
+    pub(super) is_sealed: bool,
+    /// In the order of their positions.
+    blobs: Vec<Known>,
+    dead: u32,
+    in_directory: u32,
+    /// The records that are not in the directory yet, in the order in which they came.
+    tail: Vec<Record>,
+}
+
+/// A row of a checkpoint that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WrongRow(pub(super) &'static str);
+
+impl<E> Slab<E> {
+    pub(super) fn new(extent: Rc<E>, realm: RealmId) -> Self {
+        Self {
+            extent,
+            realm,
+            live: 0,
+            pending: 0,
+            is_sealed: false,
+            blobs: Vec::new(),
+            dead: 0,
+            in_directory: 0,
+            tail: Vec::new(),
+        }
+    }
+
+    /// Blobs that are or were in it.
+    pub(super) fn records(&self) -> u32 {
+        self.blobs.len() as u32
+    }
+
+    /// Adds a blob whose window begins at block `start` of the slab; false if there is one.
+    pub(super) fn add(&mut self, start: u32, record: &Record) -> bool {
+        let known = Known {
+            word: start,
+            checksum: record.checksum,
+        };
+        // Blobs come nearly in the order of their windows.
+        let place = match self.blobs.last() {
+            Some(last) if last.start() >= start => {
+                match self
+                    .blobs
+                    .binary_search_by_key(&start, |known| known.start())
+                {
+                    Ok(_) => return false,
+                    Err(place) => place,
+                }
+            }
+            _ => self.blobs.len(),
+        };
+        self.blobs.insert(place, known);
+        self.tail.push(*record);
+        self.live += record.blocks();
+        true
+    }
+
+    /// Marks the blob as dead whose window begins at block `start` and has so many blocks; whether it was alive.
+    pub(super) fn kill(&mut self, start: u32, blocks: u64) -> bool {
+        let found = self
+            .blobs
+            .binary_search_by_key(&start, |known| known.start());
+        let Some(known) = found.ok().and_then(|at| self.blobs.get_mut(at)) else {
+            return false;
+        };
+        if known.is_dead() {
+            return false;
+        }
+        known.word |= DEAD;
+        self.dead += 1;
+        self.live -= blocks;
+        true
+    }
+
+    /// The checksum in the record of the blob whose window begins at block `start`.
+    pub(super) fn checksum(&self, start: u32) -> Option<u32> {
+        let found = self
+            .blobs
+            .binary_search_by_key(&start, |known| known.start());
+        Some(self.blobs[found.ok()?].checksum)
+    }
+
+    /// Takes no more windows.
+    pub(super) fn seal(&mut self) {
+        self.is_sealed = true;
+    }
+
+    /// Nothing will ever be in it again.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_sealed && self.live == 0 && self.pending == 0
+    }
+
+    /// The records to write into the directory next, and the index of the first one's block; whole blocks, unless the
+    /// slab gets no more.
+    pub(super) fn next_directory_write(&self) -> Option<(u64, &[Record])> {
+        let most = DIRECTORY_BATCH * RECORDS_PER_BLOCK;
+        let count = if self.is_sealed && self.pending == 0 {
+            self.tail.len().min(most)
+        } else if self.tail.len() >= most {
+            most
+        } else {
+            0
+        };
+        // A block that is not full is the last one.
+        debug_assert!(count == 0 || (self.in_directory as usize).is_multiple_of(RECORDS_PER_BLOCK));
+        let index = self.in_directory as usize / RECORDS_PER_BLOCK;
+        (count > 0).then(|| (index as u64, &self.tail[..count]))
+    }
+
+    /// So many more records are in the directory.
+    pub(super) fn wrote_directory(&mut self, count: usize) {
+        self.tail.drain(..count);
+        self.in_directory += count as u32;
+        if self.tail.is_empty() && self.is_sealed {
+            self.tail.shrink_to_fit();
+            self.blobs.shrink_to_fit();
+        }
+    }
+
+    /// What a checkpoint says of it.
+    pub(super) fn row(&self, number: u64) -> Row {
+        let records = self.records();
+        let mut bits = vec![
+            0;
+            if self.dead > 0 {
+                dead_bytes(records)
+            } else {
+                0
+            }
+        ];
+        if self.dead > 0 {
+            for (rank, known) in self.blobs.iter().enumerate() {
+                bits[rank / 8] |= u8::from(known.is_dead()) << (rank % 8);
+            }
+        }
+        Row {
+            number,
+            realm: self.realm,
+            records,
+            in_directory: self.in_directory,
+            tail: self.tail.clone(),
+            dead: (self.dead > 0).then_some(bits),
+        }
+    }
+
+    /// A slab as it was when a checkpoint was written: `records` are those of its directory and of the row. Shows those
+    /// that are alive.
+    pub(super) fn from_row(
+        extent: Rc<E>,
+        row: &Row,
+        mut records: Vec<Record>,
+        slab_blocks: u64,
+        mut show: impl FnMut(&Record) -> Result<(), WrongRow>,
+    ) -> Result<Self, WrongRow> {
+        let mut slab = Self::new(extent, row.realm);
+        slab.in_directory = row.in_directory;
+        slab.tail = row.tail.clone();
+        records.sort_unstable_by_key(|record| record.position);
+        slab.blobs = Vec::with_capacity(records.len());
+        let mut free = 0;
+        for (rank, record) in records.iter().enumerate() {
+            let start = record.position.0 % slab_blocks;
+            if record.position.0 / slab_blocks != row.number {
+                return Err(WrongRow("a blob of another slab"));
+            }
+            if start < free || start + record.blocks() > slab_blocks {
+                return Err(WrongRow("a blob that reaches beyond its place"));
+            }
+            free = start + record.blocks();
+            let is_dead = |bits: &Vec<u8>| bits[rank / 8] >> (rank % 8) & 1 == 1;
+            let is_dead = row.dead.as_ref().is_some_and(is_dead);
+            slab.blobs.push(Known {
+                word: start as u32 | if is_dead { DEAD } else { 0 },
+                checksum: record.checksum,
+            });
+            if is_dead {
+                slab.dead += 1;
+            } else {
+                slab.live += record.blocks();
+                show(record)?;
+            }
+        }
+        Ok(slab)
+    }
+}

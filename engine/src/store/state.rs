@@ -1,0 +1,251 @@
+//! What the log knows, and how an entry of its journal changes it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use futures_channel::oneshot;
+use oriel_dht::index::Fingerprint;
+
+use super::checkpoint::Header;
+use super::error::StoreError;
+use super::frame::Entry;
+use super::keys::Keys;
+use super::log::{LogStat, RealmOptions};
+use super::record::{Record, window_blocks};
+use super::reserve::Reservation;
+use super::slab::Slab;
+use super::types::{Key, Location, Position, RealmId};
+
+/// An entry on its way into the journal.
+pub(super) struct Queued {
+    pub(super) entry: Entry,
+    pub(super) answer: Option<oneshot::Sender<Result<(), StoreError>>>,
+    /// The window that was taken for it, and its blocks.
+    pub(super) window: Option<(Position, u64)>,
+    /// The key that nobody else may create meanwhile.
+    pub(super) claim: Option<Fingerprint>,
+}
+
+impl Queued {
+    pub(super) fn silent(entry: Entry) -> Self {
+        Self {
+            entry,
+            answer: None,
+            window: None,
+            claim: None,
+        }
+    }
+}
+
+/// The slab that a realm's windows are taken from.
+#[derive(Clone, Copy)]
+pub(super) struct Open {
+    pub(super) number: u64,
+    pub(super) next_block: u64,
+    /// Windows taken from it.
+    pub(super) windows: u64,
+}
+
+pub(super) struct Realm {
+    pub(super) options: RealmOptions,
+    pub(super) open: Option<Open>,
+    /// Somebody makes a slab; the others wait for it.
+    pub(super) is_opening: bool,
+    pub(super) opening: Vec<oneshot::Sender<()>>,
+    /// Blocks of its windows, with blobs and being written.
+    pub(super) used_blocks: u64,
+    /// Blobs in its slabs.
+    pub(super) blobs: u64,
+}
+
+impl Realm {
+    pub(super) fn new(options: RealmOptions) -> Self {
+        Self {
+            options,
+            open: None,
+            is_opening: false,
+            opening: Vec::new(),
+            used_blocks: 0,
+            blobs: 0,
+        }
+    }
+}
+
+/// What a checkpoint is to say, taken between two frames.
+pub(super) struct Snapshot<E> {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    /// Slabs that it does not name any more.
+    pub(super) retired: Vec<Rc<E>>,
+}
+
+pub(super) struct State<E> {
+    pub(super) keys: Keys,
+    pub(super) slabs: BTreeMap<u64, Slab<E>>,
+    pub(super) realms: BTreeMap<RealmId, Realm>,
+    pub(super) next_slab: u64,
+    /// Keys that a put is about to create, and who waits to hear of it.
+    pub(super) claims: HashMap<Fingerprint, Vec<oneshot::Sender<()>>>,
+    /// Keys that are being deleted, and where they were.
+    pub(super) dying: HashMap<Fingerprint, Position>,
+    /// Windows that are written from outside, by their first block.
+    pub(super) reservations: BTreeMap<u64, Reservation<E>>,
+    pub(super) queue: VecDeque<Queued>,
+    /// Slabs without blobs, which the next checkpoint does not name any more.
+    pub(super) retired: Vec<Rc<E>>,
+    /// Those that no checkpoint names, as long as somebody still reads.
+    pub(super) forgotten: Vec<Rc<E>>,
+    pub(super) snapshot: Option<Snapshot<E>>,
+    pub(super) stat: LogStat,
+}
+
+/// An entry that cannot follow what is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Contradiction(pub(super) &'static str);
+
+impl<E> State<E> {
+    pub(super) fn new(keys: Keys, realms: &[RealmOptions], next_slab: u64) -> Self {
+        let realm = |options: &RealmOptions| (options.id, Realm::new(*options));
+        Self {
+            keys,
+            slabs: BTreeMap::new(),
+            realms: realms.iter().map(realm).collect(),
+            next_slab,
+            claims: HashMap::new(),
+            dying: HashMap::new(),
+            reservations: BTreeMap::new(),
+            queue: VecDeque::new(),
+            retired: Vec::new(),
+            forgotten: Vec::new(),
+            snapshot: None,
+            stat: LogStat::default(),
+        }
+    }
+
+    pub(super) fn realm(&mut self, id: RealmId) -> Option<&mut Realm> {
+        self.realms.get_mut(&id)
+    }
+
+    /// Where a blob is that nobody is deleting.
+    pub(super) fn locate(&self, fingerprint: Fingerprint) -> Option<Location> {
+        let location = self.keys.get(fingerprint)?;
+        let is_dying =
+            !self.dying.is_empty() && self.dying.get(&fingerprint) == Some(&location.position);
+        (!is_dying).then_some(location)
+    }
+
+    /// Makes an entry's change. Slabs have to be there already.
+    pub(super) fn apply(&mut self, entry: &Entry, slab_blocks: u64) -> Result<(), Contradiction> {
+        match entry {
+            Entry::Put(record) => self.add(record, slab_blocks),
+            Entry::Delete { key, position } => self.remove(key, *position, slab_blocks),
+            Entry::Move { record, from } => self.relocate(record, *from, slab_blocks),
+            Entry::Slab(number, _) => {
+                self.next_slab = self.next_slab.max(number.0 + 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn add(&mut self, record: &Record, slab_blocks: u64) -> Result<(), Contradiction> {
+        let realm = self.add_window(record, slab_blocks)?;
+        let fingerprint = self.keys.fingerprint(realm, &record.key);
+        let inserted = self.keys.insert(fingerprint, record.location());
+        inserted.map_err(|_| Contradiction("a blob is put whose key is there"))
+    }
+
+    /// The realm of the slab that the window is in.
+    fn add_window(&mut self, record: &Record, slab_blocks: u64) -> Result<RealmId, Contradiction> {
+        let position = record.position.0;
+        let slab = self.slabs.get_mut(&(position / slab_blocks));
+        let slab = slab.ok_or(Contradiction("a blob's slab is not there"))?;
+        let start = position % slab_blocks;
+        if start + record.blocks() > slab_blocks || !slab.add(start as u32, record) {
+            return Err(Contradiction("a blob's window is not free"));
+        }
+        let id = slab.realm;
+        if let Some(realm) = self.realms.get_mut(&id) {
+            realm.used_blocks += record.blocks();
+            realm.blobs += 1;
+        }
+        Ok(id)
+    }
+
+    fn remove(
+        &mut self,
+        key: &Key,
+        position: Position,
+        slab_blocks: u64,
+    ) -> Result<(), Contradiction> {
+        let number = position.0 / slab_blocks;
+        let slab = self.slabs.get(&number);
+        let slab = slab.ok_or(Contradiction("the slab of a deleted blob is not there"))?;
+        let fingerprint = self.keys.fingerprint(slab.realm, key);
+        // It may have been moved since the delete was asked for.
+        if let Some(removed) = self.keys.remove(fingerprint, position) {
+            self.kill_window(removed, slab_blocks)?;
+        }
+        if self.dying.get(&fingerprint) == Some(&position) {
+            self.dying.remove(&fingerprint);
+        }
+        Ok(())
+    }
+
+    fn kill_window(&mut self, was: Location, slab_blocks: u64) -> Result<(), Contradiction> {
+        let blocks = window_blocks(was.length);
+        let slab = self.slabs.get_mut(&(was.position.0 / slab_blocks));
+        let slab = slab.ok_or(Contradiction("a blob's slab is not there"))?;
+        if !slab.kill((was.position.0 % slab_blocks) as u32, blocks) {
+            return Err(Contradiction("a deleted blob was not in its slab"));
+        }
+        if let Some(realm) = self.realms.get_mut(&slab.realm) {
+            realm.used_blocks -= blocks;
+            realm.blobs -= 1;
+        }
+        Ok(())
+    }
+
+    fn relocate(
+        &mut self,
+        record: &Record,
+        from: Position,
+        slab_blocks: u64,
+    ) -> Result<(), Contradiction> {
+        let slab = self.slabs.get(&(from.0 / slab_blocks));
+        let slab = slab.ok_or(Contradiction("the slab of a moved blob is not there"))?;
+        let fingerprint = self.keys.fingerprint(slab.realm, &record.key);
+        if !self.keys.replace(fingerprint, from, record.location()) {
+            // Deleted meanwhile; the copy is nobody's.
+            return Ok(());
+        }
+        let was = Location {
+            position: from,
+            length: record.length,
+        };
+        self.kill_window(was, slab_blocks)?;
+        self.add_window(record, slab_blocks)?;
+        Ok(())
+    }
+
+    /// A window is no longer being written: it holds a blob now, or was given up.
+    pub(super) fn release_window(&mut self, position: Position, blocks: u64, slab_blocks: u64) {
+        if let Some(slab) = self.slabs.get_mut(&(position.0 / slab_blocks)) {
+            slab.pending -= 1;
+            if let Some(realm) = self.realms.get_mut(&slab.realm) {
+                realm.used_blocks -= blocks;
+            }
+        }
+    }
+
+    /// Moves slabs that can hold nothing any more out of the way of the next checkpoint.
+    pub(super) fn retire(&mut self) {
+        while let Some(number) = self
+            .slabs
+            .iter()
+            .find_map(|(number, slab)| slab.is_empty().then_some(*number))
+        {
+            let slab = self.slabs.remove(&number);
+            self.retired.extend(slab.map(|slab| slab.extent));
+        }
+    }
+}

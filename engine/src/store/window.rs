@@ -1,0 +1,283 @@
+//! Who may create a key, and where: claims and windows.
+
+use std::rc::Rc;
+
+use futures_channel::oneshot;
+use oriel_dht::index::Fingerprint;
+
+use super::directory::directory_blocks;
+use super::drive::{Drive, DriveError, ExtentName};
+use super::error::StoreError;
+use super::frame::Entry;
+use super::log::Log;
+use super::recovery;
+use super::slab::Slab;
+use super::state::{Open, Queued};
+use super::types::{Position, RealmId, SlabNumber};
+
+/// A run of blocks in a slab, to be written.
+pub(super) struct Taken<E> {
+    pub(super) position: Position,
+    pub(super) blocks: u64,
+    pub(super) extent: Rc<E>,
+}
+
+impl<D: Drive> Log<D> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
+        match &*self.stopped.borrow() {
+            Some(reason) => Err(reason.clone()),
+            None if self.closing.get() => Err(StoreError::Closing),
+            None => Ok(()),
+        }
+    }
+
+    /// The right to create a key; `None` if it is there.
+    pub(super) async fn claim(
+        &self,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Claim<'_, D>>, StoreError> {
+        loop {
+            self.check_open()?;
+            let other = {
+                let mut state = self.state.borrow_mut();
+                if state.locate(fingerprint).is_some() {
+                    return Ok(None);
+                }
+                let blobs = state.keys.len() + state.claims.len() as u64;
+                match state.claims.get_mut(&fingerprint) {
+                    Some(waiting) => {
+                        let (send, heard) = oneshot::channel();
+                        waiting.push(send);
+                        heard
+                    }
+                    None if blobs >= self.layout.blobs_max => {
+                        return Err(StoreError::TooManyBlobs { blobs });
+                    }
+                    None => {
+                        state.claims.insert(fingerprint, Vec::new());
+                        let log = self;
+                        return Ok(Some(Claim { log, fingerprint }));
+                    }
+                }
+            };
+            // Whoever holds the claim drops it in the end, with or without a word.
+            let _ = other.await;
+        }
+    }
+
+    pub(super) fn release_claim(&self, fingerprint: Fingerprint) {
+        let waiting = self.state.borrow_mut().claims.remove(&fingerprint);
+        for heard in waiting.into_iter().flatten() {
+            // Whoever does not wait any more does not have to know.
+            let _ = heard.send(());
+        }
+    }
+
+    pub(super) fn release_window(&self, position: Position, blocks: u64) {
+        let mut state = self.state.borrow_mut();
+        state.release_window(position, blocks, self.layout.slab_blocks);
+        drop(state);
+        self.ring_maintenance();
+    }
+
+    /// A window of a realm. It has to be released or to come into the journal.
+    pub(super) async fn take_window(
+        &self,
+        id: RealmId,
+        blocks: u64,
+    ) -> Result<Taken<D::Extent>, StoreError> {
+        let slab_blocks = self.layout.slab_blocks;
+        loop {
+            let other = {
+                let mut state = self.state.borrow_mut();
+                let state = &mut *state;
+                let realm = state.realms.get_mut(&id);
+                let realm = realm.ok_or(StoreError::UnknownRealm { realm: id })?;
+                let quota = realm.options.quota_blocks.unwrap_or(u64::MAX);
+                if realm.used_blocks + blocks > quota {
+                    return Err(StoreError::OverQuota { realm: id, quota });
+                }
+                let fits = |open: &Open| {
+                    let directory = directory_blocks(open.windows + 1);
+                    open.next_block + blocks + directory <= slab_blocks
+                };
+                if let Some(open) = realm.open.as_mut().filter(|open| fits(open)) {
+                    let block = open.next_block;
+                    open.next_block += blocks;
+                    open.windows += 1;
+                    realm.used_blocks += blocks;
+                    let slab = state.slabs.get_mut(&open.number);
+                    let slab = slab.expect("an open slab is there");
+                    slab.pending += 1;
+                    return Ok(Taken {
+                        position: Position(open.number * slab_blocks + block),
+                        blocks,
+                        extent: slab.extent.clone(),
+                    });
+                }
+                if realm.is_opening {
+                    let (send, heard) = oneshot::channel();
+                    realm.opening.push(send);
+                    Some(heard)
+                } else {
+                    realm.is_opening = true;
+                    None
+                }
+            };
+            match other {
+                Some(other) => {
+                    let _ = other.await;
+                }
+                None => self.open_slab(id).await?,
+            }
+        }
+    }
+
+    /// Makes another slab the one that the realm's windows come from.
+    async fn open_slab(&self, id: RealmId) -> Result<(), StoreError> {
+        let _done = Opening(self, id);
+        let slab_blocks = self.layout.slab_blocks;
+        self.make_room().await?;
+        let number = {
+            let mut state = self.state.borrow_mut();
+            let number = state.next_slab;
+            if (number + 1).saturating_mul(slab_blocks) >> oriel_dht::limits::POSITION_BITS != 0 {
+                return Err(StoreError::LogEnds);
+            }
+            state.next_slab += 1;
+            number
+        };
+        let name = ExtentName::Slab(number);
+        let extent = match self.drive.create(name, slab_blocks).await {
+            Err(DriveError::NoRoom { .. }) => return Err(StoreError::Full),
+            made => Rc::new(made?),
+        };
+        self.check_open()?;
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.slabs.insert(number, Slab::new(extent, id));
+        // In the journal before any window of it, since the queue keeps its order.
+        let entry = Entry::Slab(SlabNumber(number), id);
+        state.queue.push_back(Queued::silent(entry));
+        let realm = state.realms.get_mut(&id).expect("a realm stays");
+        let open = Open {
+            number,
+            next_block: 0,
+            windows: 0,
+        };
+        if let Some(before) = realm.open.replace(open)
+            && let Some(slab) = state.slabs.get_mut(&before.number)
+        {
+            slab.seal();
+        }
+        self.ring_maintenance();
+        Ok(())
+    }
+
+    /// Waits until there is room for another slab, if slabs are about to be given back.
+    async fn make_room(&self) -> Result<(), StoreError> {
+        let needed = self.layout.slab_blocks + recovery::reserve_blocks(&self.layout);
+        loop {
+            self.check_open()?;
+            if self.drive.free_blocks() >= needed {
+                return Ok(());
+            }
+            let heard = {
+                let mut state = self.state.borrow_mut();
+                state.retire();
+                let deleting = state
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|snapshot| !snapshot.retired.is_empty());
+                let is_read = |extent: &Rc<D::Extent>| Rc::strong_count(extent) > 1;
+                let hopeless = state.retired.is_empty()
+                    && !deleting
+                    && !self.is_deleting.get()
+                    && state.forgotten.iter().all(is_read);
+                if hopeless {
+                    return Err(StoreError::Full);
+                }
+                let (send, heard) = oneshot::channel();
+                self.room.borrow_mut().push(send);
+                heard
+            };
+            self.wants_checkpoint.set(true);
+            self.ring();
+            self.ring_maintenance();
+            let _ = heard.await;
+        }
+    }
+}
+
+/// The right to create a key, until it is dropped or handed over to the journal's writer.
+pub(super) struct Claim<'a, D: Drive> {
+    log: &'a Log<D>,
+    fingerprint: Fingerprint,
+}
+
+impl<D: Drive> Claim<'_, D> {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    pub(super) fn hand_over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl<D: Drive> Drop for Claim<'_, D> {
+    fn drop(&mut self) {
+        self.log.release_claim(self.fingerprint);
+        if self.log.closing.get() {
+            self.log.ring();
+        }
+    }
+}
+
+/// A window that is being written, until it is dropped or handed over to the journal's writer.
+pub(super) struct Window<'a, D: Drive> {
+    log: &'a Log<D>,
+    pub(super) taken: Taken<D::Extent>,
+    is_handed_over: bool,
+}
+
+impl<'a, D: Drive> Window<'a, D> {
+    pub(super) fn new(log: &'a Log<D>, taken: Taken<D::Extent>) -> Self {
+        Self {
+            log,
+            taken,
+            is_handed_over: false,
+        }
+    }
+
+    pub(super) fn hand_over(mut self) {
+        self.is_handed_over = true;
+    }
+}
+
+impl<D: Drive> Drop for Window<'_, D> {
+    fn drop(&mut self) {
+        if !self.is_handed_over {
+            self.log
+                .release_window(self.taken.position, self.taken.blocks);
+        }
+    }
+}
+
+/// Somebody opens a slab, until it is dropped.
+struct Opening<'a, D: Drive>(&'a Log<D>, RealmId);
+
+impl<D: Drive> Drop for Opening<'_, D> {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.0.state.borrow_mut();
+            state.realm(self.1).map(|realm| {
+                realm.is_opening = false;
+                std::mem::take(&mut realm.opening)
+            })
+        };
+        for heard in waiting.into_iter().flatten() {
+            let _ = heard.send(());
+        }
+    }
+}
