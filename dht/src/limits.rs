@@ -32,13 +32,29 @@ pub const PARTITION_LINES_MIN: u64 = 1024;
 pub const PARTITION_LINES_MAX: u64 = 1 << 36;
 /// An index grows while more than this many of 1000 slots are taken.
 pub const GROW_PERMILLE: u64 = 700;
-/// Lines that one insert looks at before it says that the index is full. Fetched ahead of their use, they take some tens
-/// of microseconds from far memory.
+/// Lines that one search for a free place looks at. Fetched ahead of their use, they take some tens of microseconds from
+/// far memory.
 pub const SEARCH_LINES_MAX: usize = 256;
+/// Entries that one search moves at most. With two ways on from each line, as many lines as a search looks at are no
+/// further than eight away.
+pub const SEARCH_MOVES_MAX: usize = 12;
+/// Lines among which the keys of one home have their other lines: all of them are looked at to find those keys.
+pub const OTHERS_OF_HOME: usize = 256;
+/// Lines that planning a split looks at: the line itself, those of its keys that are elsewhere, and where they go.
+/// Chance gives no home a tenth of the keys that would make it more.
+pub const SPLIT_LINES_MAX: usize = 1 + OTHERS_OF_HOME + 64;
+/// Lines that one insert looks at, with all the growing that it does. What is left to be done is done by the next one.
+pub const INSERT_LINES_MAX: usize = 1024;
 
 const _: () = assert!(LINE_WORDS == 8);
 const _: () = assert!(REGION_HEADER_BYTES <= SECTION_ALIGN_BYTES);
 const _: () = assert!(SECTION_ALIGN_BYTES.is_multiple_of(LINE_BYTES));
+// Whatever room for its key takes, an insert can plan a split: or else growing might come to a stop.
+const _: () = assert!(
+    4 + SEARCH_LINES_MAX + SEARCH_MOVES_MAX * OTHERS_OF_HOME / 8 + SPLIT_LINES_MAX
+        <= INSERT_LINES_MAX
+);
+const _: () = assert!(2_usize.pow(SEARCH_MOVES_MAX as u32) > SEARCH_LINES_MAX);
 // Two bytes of hints and one of heat for each line.
 const _: () = assert!((LINES_STEP as usize).is_multiple_of(LINE_BYTES));
 const _: () = assert!(PARTITION_LINES_MIN.is_multiple_of(LINES_STEP));

@@ -6,6 +6,7 @@ mod index_support;
 
 use index_support::{entry, in_memory, key, mix};
 use oriel_dht::index::{Index, IndexSize, InsertError, Touched, rebuild};
+use oriel_dht::limits::INSERT_LINES_MAX;
 
 /// Room for this many is a power of two of lines, filled to 85 %.
 const AT_85: u64 = 27_852;
@@ -114,6 +115,47 @@ fn hints_stay_exact_through_growth() {
         }
     }
     assert!(index.slots() > 16 * start, "it did not grow");
+}
+
+/// The work of an insert is the lines that it looks at; its time is this times the memory's.
+#[test]
+fn no_insert_looks_at_many_lines_while_the_index_grows_and_when_it_is_full() {
+    let (_, mut writers) = in_memory(IndexSize {
+        partitions: 1,
+        entries: 0,
+        entries_max: 400_000,
+    });
+    let writer = &mut writers[0];
+    let start = writer.slots();
+    let (mut number, mut most, mut fullest, mut sum) = (0, 0, 0.0_f64, 0);
+    loop {
+        let before = writer.lines_looked_at();
+        let outcome = writer.insert(key(number), entry(number));
+        let looked = writer.lines_looked_at() - before;
+        assert!(looked <= INSERT_LINES_MAX as u64, "{looked} lines");
+        if writer.slots() == writer.slots_max() {
+            // What is left is filled up, by ever longer searches.
+            if outcome.is_err() {
+                break;
+            }
+        } else {
+            outcome.unwrap();
+            most = most.max(looked);
+            sum += looked;
+            if writer.slots() > start {
+                fullest = fullest.max(writer.entries() as f64 / writer.slots() as f64);
+            }
+        }
+        number += 1;
+    }
+    assert!(number > 400_000 && writer.slots() > 100 * start);
+    // Growing never falls behind, and takes far less than it may.
+    assert!(
+        fullest < 0.71,
+        "{fullest} full before it was as large as it gets"
+    );
+    assert!(most < 700, "{most} lines in one insert");
+    assert!(sum < 50 * number, "{} lines an insert", sum / number);
 }
 
 #[test]

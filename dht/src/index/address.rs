@@ -8,7 +8,7 @@
 //! **turn**: so those of a home's keys that are elsewhere can be found, in at most 256 places. The upper three bits of
 //! the turn are the key's **class** at its home, for which the home has a hint: how many of the class are elsewhere.
 
-use crate::limits::{PARTITION_LINES_MAX, PARTITIONS_MAX};
+use crate::limits::{OTHERS_OF_HOME, PARTITION_LINES_MAX, PARTITIONS_MAX};
 
 use super::entry::Fingerprint;
 
@@ -21,6 +21,7 @@ pub(super) const TURNS_OF_CLASS: u64 = (1 << TURN_BITS) / CLASSES as u64;
 const TURN_SHIFT: u32 = 64 - TURN_BITS;
 const PARTITION_SHIFT: u32 = 48;
 
+const _: () = assert!(OTHERS_OF_HOME == 1 << TURN_BITS);
 // The hash's bits: those of the home, then the partition's, then the turn's, none used twice.
 const _: () = assert!(PARTITION_LINES_MAX.ilog2() < PARTITION_SHIFT);
 const _: () = assert!(PARTITION_SHIFT + PARTITIONS_MAX.ilog2() <= TURN_SHIFT);

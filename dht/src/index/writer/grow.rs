@@ -3,51 +3,28 @@
 //! Besides the two entries in the line there are those of its keys that are elsewhere; the hints say in which of 256
 //! lines to look. They come home where there is room now. While the split lasts, the shape says so, and a reader that
 //! does not find a key that has to do with these lines waits: some hundred nanoseconds, for one line in all of them.
+//!
+//! Invariant: an insert does two steps of growing at most, and none for which the lines that it may still look at would
+//! not suffice. That is enough: from seven tenths on, seven inserts call for five splits and may do fourteen steps, and
+//! a table that cannot grow for a while has a tenth of its places left until inserts find no room.
 
-use super::{Writer, raised};
-use crate::index::address::{CLASSES, Hash, Shape, TURNS_OF_CLASS};
-use crate::index::entry::Heat;
-use crate::index::line::{Line, Slot};
-use crate::limits::{GROW_PERMILLE, SEARCH_LINES_MAX, SLOTS};
+use super::Writer;
+use super::plan::{Moving, Obstacle, Plan};
+use crate::index::address::{CLASSES, Hash};
+use crate::index::entry::Fingerprint;
+use crate::index::line::Line;
+use crate::limits::{GROW_PERMILLE, SLOTS, SPLIT_LINES_MAX};
 
-/// Steps of growing in one insert: at seven tenths full, two inserts need hardly three.
+/// Steps of growing in one insert.
 const STEPS_OF_INSERT: u32 = 2;
-/// Steps for a key that found no room.
-const STEPS_OF_RESCUE: u32 = 4;
 /// Lines held free for the next split; more than any split takes are those of plans that have changed.
-const HELD_MAX: usize = 16;
-/// Above this many of 1000 places taken, growing has fallen behind and may look further for room.
-const BEHIND_PERMILLE: u64 = 750;
-/// Lines looked at for the room of one entry, when growing has fallen behind.
-const ROOM_LINES_BEHIND: usize = 1024;
+pub(super) const HELD_MAX: usize = 16;
+/// More keys than have anything to do with one split.
+pub(super) const STUBBORN_MAX: usize = 16;
 
 /// No line is left, or no room for a key whose other line is another one after the split.
 #[derive(Debug)]
 pub(in crate::index) struct Blocked;
-
-/// An entry to be written, with what it was.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Moving {
-    pub(super) slot: Slot,
-    heat: Heat,
-    /// Where it was.
-    line: u64,
-    at: usize,
-}
-
-/// What a split is going to change.
-#[derive(Debug)]
-struct Plan {
-    next: Shape,
-    /// The content of the line that is split, and of the new one.
-    old_line: [Option<Moving>; SLOTS],
-    new_line: [Option<Moving>; SLOTS],
-    /// Entries elsewhere that leave their place: they come home, or go to their new other line.
-    leaving: Vec<Moving>,
-    arriving: Vec<(u64, usize, Moving)>,
-    old_hints: u16,
-    new_hints: u16,
-}
 
 impl Writer {
     /// Goes on growing where the partition is fuller than it should be and may still grow. A bounded piece of work.
@@ -64,7 +41,7 @@ impl Writer {
 
     /// Room for a key that finds none, where growing a little out of turn brings it.
     pub(super) fn room_by_growing(&mut self, hash: Hash) -> Option<(u64, usize)> {
-        for _ in 0..STEPS_OF_RESCUE {
+        for _ in 0..STEPS_OF_INSERT {
             if self.step().ok()?
                 && let Some(room) = self.room_for(hash)
             {
@@ -79,162 +56,79 @@ impl Writer {
         if self.shape().lines() >= self.table.layout.lines_max {
             return Err(Blocked);
         }
+        if self.left < SPLIT_LINES_MAX {
+            return Ok(false);
+        }
         match self.plan() {
             Ok(plan) => {
                 self.carry_out(&plan);
-                self.held.clear();
-                Ok(true)
+                self.forget_plans();
+                return Ok(true);
             }
-            Err(full) => {
+            Err(Obstacle::Full { line, key }) => {
                 // Room that was made for one entry is not to be taken again by making room for the next.
-                let mut held = std::mem::take(&mut self.held);
-                if held.len() > HELD_MAX {
-                    held.clear();
-                }
-                let slots = self.shape().lines() * SLOTS as u64;
-                let most = if self.entries * 1000 > slots * BEHIND_PERMILLE {
-                    ROOM_LINES_BEHIND
-                } else {
-                    SEARCH_LINES_MAX
-                };
-                // One at a time, so that a step stays short.
-                let line = full[0];
-                self.make_room(&[line], &held, most).ok_or(Blocked)?;
-                held.push(line);
+                let held = std::mem::take(&mut self.held);
+                let room = self.make_room(&[line], &held);
                 self.held = held;
-                Ok(false)
-            }
-        }
-    }
-
-    fn taken(&self, line: u64, at: usize, slot: Slot) -> Moving {
-        let heat = self.part().heat(line, at);
-        Moving {
-            slot,
-            heat,
-            line,
-            at,
-        }
-    }
-
-    /// How many keys of a home's class are in their other lines.
-    pub(super) fn count_elsewhere(&self, home: u64, class: usize) -> u16 {
-        let first = class as u64 * TURNS_OF_CLASS;
-        let turns = first..first + TURNS_OF_CLASS;
-        let others = turns.map(|turn| {
-            let line = self.shape().other(self.table.seeds, home, turn);
-            let entries = self.line(line).0.entries();
-            let counted = entries.filter(|(_, slot)| {
-                let (its_home, hash) = self.home_of(slot);
-                its_home == home && hash.turn() == turn
-            });
-            counted.count() as u16
-        });
-        others.sum()
-    }
-
-    /// The keys of `home` that are in their other lines.
-    pub(super) fn elsewhere(&mut self, home: u64) -> Vec<Moving> {
-        let (shape, seeds) = (self.shape(), self.table.seeds);
-        let hints = self.part().hints(home);
-        let mut turns = Vec::new();
-        for class in (0..CLASSES).filter(|class| hints >> (2 * class) & 3 != 0) {
-            let first = class as u64 * TURNS_OF_CLASS;
-            turns.extend((first..first + TURNS_OF_CLASS).map(|turn| {
-                let line = shape.other(seeds, home, turn);
-                self.part().prefetch_line(line);
-                (turn, line)
-            }));
-        }
-        let mut found = Vec::new();
-        for (turn, line) in turns {
-            self.drop_dead(line);
-            for (at, slot) in self.line(line).0.entries() {
-                let (its_home, hash) = self.home_of(&slot);
-                if its_home == home && hash.turn() == turn {
-                    found.push(self.taken(line, at, slot));
+                match room {
+                    Some(_) => self.hold(line)?,
+                    None => self.insist(key)?,
                 }
             }
+            Err(Obstacle::Guest { at }) => self.send_home(at)?,
+            Err(Obstacle::Seats) => return Err(self.blocked()),
         }
-        found
+        Ok(false)
     }
 
-    /// Err names the lines that are full and in which an entry needs room first.
-    fn plan(&mut self) -> Result<Plan, Vec<u64>> {
-        let (shape, seeds) = (self.shape(), self.table.seeds);
-        let (old, new, next) = (shape.split(), shape.lines(), shape.next());
-        self.drop_dead(old);
-        let mut elsewhere = self.elsewhere(old);
-        let mut plan = Plan {
-            next,
-            old_line: [None; SLOTS],
-            new_line: [None; SLOTS],
-            leaving: Vec::new(),
-            arriving: Vec::new(),
-            old_hints: 0,
-            new_hints: 0,
+    fn forget_plans(&mut self) {
+        self.held.clear();
+        self.stubborn.clear();
+    }
+
+    /// Nothing that was found out about this split has helped. The next step begins anew, with other entries around.
+    fn blocked(&mut self) -> Blocked {
+        self.forget_plans();
+        Blocked
+    }
+
+    fn hold(&mut self, line: u64) -> Result<(), Blocked> {
+        if self.held.len() == HELD_MAX {
+            return Err(self.blocked());
+        }
+        self.held.push(line);
+        Ok(())
+    }
+
+    /// No room was found for a key: from now on others have to make way for it.
+    fn insist(&mut self, key: Fingerprint) -> Result<(), Blocked> {
+        // What the insert had left may have been too little to look for room.
+        if self.left == 0 {
+            return Ok(());
+        }
+        if self.stubborn.contains(&key) || self.stubborn.len() == STUBBORN_MAX {
+            return Err(self.blocked());
+        }
+        self.stubborn.push(key);
+        Ok(())
+    }
+
+    /// Moves a guest out of the line that is to be split.
+    fn send_home(&mut self, at: usize) -> Result<(), Blocked> {
+        let old = self.shape().split();
+        let Some(guest) = self.line(old).0.slots[at] else {
+            return Ok(());
         };
-        for (at, slot) in self.line(old).0.entries() {
-            let (home, hash) = self.home_of(&slot);
-            let line = if home == old {
-                next.home(hash)
-            } else {
-                next.other(seeds, home, hash.turn())
-            };
-            let moving = Some(self.taken(old, at, slot));
-            if line == old {
-                plan.old_line[at] = moving;
-            } else {
-                debug_assert_eq!(line, new);
-                plan.new_line[at] = moving;
+        let (home, _) = self.home_of(&guest);
+        self.look_at(1);
+        let free = self.line(home).0.free().map(|slot| (home, slot));
+        match free.or_else(|| self.make_room(&[home], &[])) {
+            Some(free) => {
+                self.move_entry((old, at), free);
+                Ok(())
             }
+            None => self.insist(guest.fingerprint),
         }
-        // Those first that can be in these two lines only.
-        elsewhere.sort_by_key(|moving| {
-            let hash = seeds.hash(moving.slot.fingerprint);
-            let other = next.other(seeds, next.home(hash), hash.turn());
-            other != old && other != new
-        });
-        let mut full = Vec::new();
-        for moving in elsewhere {
-            let hash = seeds.hash(moving.slot.fingerprint);
-            let home = next.home(hash);
-            if plan.settle(home == new, moving) {
-                plan.leaving.push(moving);
-                continue;
-            }
-            let hints = if home == new {
-                &mut plan.new_hints
-            } else {
-                &mut plan.old_hints
-            };
-            *hints = raised(*hints, hash.class());
-            let other = next.other(seeds, home, hash.turn());
-            if other == moving.line {
-                continue;
-            }
-            plan.leaving.push(moving);
-            if other == new || other == old {
-                // A guest of the line that its siblings fill: making room in the old one changes the plan.
-                if !plan.settle(other == new, moving) {
-                    full.push(old);
-                }
-                continue;
-            }
-            let taken = |at: &usize| {
-                let there = self.line(other).0.slots[*at].is_some();
-                !there
-                    && plan
-                        .arriving
-                        .iter()
-                        .all(|(line, slot, _)| (*line, *slot) != (other, *at))
-            };
-            match (0..SLOTS).find(taken) {
-                Some(free) => plan.arriving.push((other, free, moving)),
-                None => full.push(other),
-            }
-        }
-        if full.is_empty() { Ok(plan) } else { Err(full) }
     }
 
     fn carry_out(&mut self, plan: &Plan) {
@@ -248,6 +142,9 @@ impl Writer {
             self.part().change_heat(*line, *at, |_| moving.heat);
             self.put_line(*line, &before, &after);
         }
+        // Of a key that leaves its home for its other line, the hint tells before it is gone.
+        let hints = either(self.part().hints(old), plan.old_hints);
+        self.part().set_hints(old, hints);
         self.fill(old, &plan.old_line);
         for moving in &plan.leaving {
             let (before, mut after) = self.line(moving.line);
@@ -274,20 +171,9 @@ impl Writer {
     }
 }
 
-impl Plan {
-    /// Puts an entry into the new line or the old one, where there is room.
-    fn settle(&mut self, new: bool, moving: Moving) -> bool {
-        let line = if new {
-            &mut self.new_line
-        } else {
-            &mut self.old_line
-        };
-        match line.iter_mut().find(|place| place.is_none()) {
-            Some(place) => {
-                *place = Some(moving);
-                true
-            }
-            None => false,
-        }
-    }
+/// The higher hint of each class.
+fn either(a: u16, b: u16) -> u16 {
+    let classes =
+        (0..CLASSES).map(|class| (a >> (2 * class) & 3).max(b >> (2 * class) & 3) << (2 * class));
+    classes.sum()
 }

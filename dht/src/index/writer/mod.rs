@@ -6,8 +6,11 @@
 //! - An entry moves as the table's module says, so that readers never miss it on its way.
 
 mod grow;
+mod plan;
 mod room;
 mod sweep;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 #[cfg(loom)]
 use loom::sync::Arc;
@@ -16,11 +19,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::address::{Hash, Shape, fold};
+use super::address::{Hash, Shape, TURNS_OF_CLASS, fold};
 use super::entry::{Entry, Fingerprint, Heat, Position};
 use super::line::{self, Line, Slot};
 use super::table::{Found, Part, Table};
-use crate::limits::{SEARCH_LINES_MAX, SLOTS};
+use crate::limits::{INSERT_LINES_MAX, SLOTS};
 pub use sweep::Verification;
 use sweep::{Clearing, Verifying};
 
@@ -36,6 +39,12 @@ pub struct Writer {
     verifying: Option<Verifying>,
     /// Lines in which there is room for the split that comes next.
     held: Vec<u64>,
+    /// Keys that have to be in the lines of the next split, as no other place was found for them.
+    stubborn: Vec<Fingerprint>,
+    /// Lines that the insert under way may still look at; no end of them where none is under way.
+    left: usize,
+    /// Lines looked at since the writer was made.
+    looked: u64,
     /// Kept so that a search allocates nothing.
     search: Vec<room::Node>,
 }
@@ -97,8 +106,11 @@ impl Writer {
             sum,
             clearing: None,
             verifying: (!verified).then(Verifying::default),
-            held: Vec::new(),
-            search: Vec::with_capacity((SEARCH_LINES_MAX + 2) * SLOTS),
+            held: Vec::with_capacity(grow::HELD_MAX),
+            stubborn: Vec::with_capacity(grow::STUBBORN_MAX),
+            left: usize::MAX,
+            looked: 0,
+            search: Vec::with_capacity(room::NODES_MAX),
         }
     }
 
@@ -122,9 +134,28 @@ impl Writer {
         self.table.layout.lines_max * SLOTS as u64
     }
 
+    /// Lines of entries that this writer has looked at to find room and to grow: the work that its inserts are. Each
+    /// insert looks at [`INSERT_LINES_MAX`] at most.
+    pub fn lines_looked_at(&self) -> u64 {
+        self.looked
+    }
+
     /// Puts a key in that is not there. Grows the partition by a line or two where it is fuller than seven tenths.
     pub fn insert(&mut self, fingerprint: Fingerprint, given: Entry) -> Result<(), InsertError> {
         let hash = self.hash(fingerprint);
+        self.left = INSERT_LINES_MAX;
+        self.look_at(2);
+        let result = self.insert_hashed(fingerprint, hash, given);
+        self.left = usize::MAX;
+        result
+    }
+
+    fn insert_hashed(
+        &mut self,
+        fingerprint: Fingerprint,
+        hash: Hash,
+        given: Entry,
+    ) -> Result<(), InsertError> {
         if let Some(found) = self.find(fingerprint, hash) {
             let present = found.entry;
             return Err(InsertError::Present { present, given });
@@ -227,6 +258,12 @@ impl Writer {
         (self.shape().home(hash), hash)
     }
 
+    /// Every line that is looked at for the sake of an insert is counted here, once for each look.
+    fn look_at(&mut self, lines: usize) {
+        self.looked += lines as u64;
+        self.left = self.left.saturating_sub(lines);
+    }
+
     fn line(&self, number: u64) -> (Line, Line) {
         let (_, content) = line::own(self.part().line(number));
         let line = Line::decode(&content);
@@ -288,9 +325,10 @@ impl Writer {
         self.part().set_hints(home, raised(hints, class));
     }
 
-    /// Three means three or more, so there the class is counted anew. A hint of an earlier run that is not verified yet
-    /// may be too low already.
-    fn lower(&self, home: u64, class: usize) {
+    /// Three means three or more, so there the class is counted anew, unless that is too much for the insert under way:
+    /// a hint that is too high costs lookups a line, and the next split of the home makes it right. A hint of an earlier
+    /// run that is not verified yet may be too low already.
+    fn lower(&mut self, home: u64, class: usize) {
         let unverified = |verifying: &Verifying| home >= verifying.next;
         if self.verifying.as_ref().is_some_and(unverified) {
             return;
@@ -298,6 +336,7 @@ impl Writer {
         let hints = self.part().hints(home);
         let less = match hints >> (2 * class) & 3 {
             0 => return,
+            3 if self.left < TURNS_OF_CLASS as usize => return,
             3 => self.count_elsewhere(home, class).min(3),
             count => count - 1,
         };

@@ -4,18 +4,25 @@
 use super::Writer;
 use crate::index::address::Hash;
 use crate::index::line::Line;
-use crate::limits::{SEARCH_LINES_MAX, SLOTS};
+use crate::limits::{SEARCH_LINES_MAX, SEARCH_MOVES_MAX, SLOTS};
 
 /// A place that was reached, and from where.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
     line: u64,
-    slot: usize,
-    /// The place whose entry may move to this line. None for the lines where room is wanted.
-    from: Option<usize>,
     /// The line that this place's entry may move to.
     to: u64,
+    /// The place whose entry may move to this line. None for the lines where room is wanted.
+    from: Option<u16>,
+    slot: u8,
+    /// Entries that move if this one does.
+    moves: u8,
 }
+
+/// Places of one search.
+pub(super) const NODES_MAX: usize = (SEARCH_LINES_MAX + 2) * SLOTS;
+
+const _: () = assert!(NODES_MAX <= u16::MAX as usize && SEARCH_MOVES_MAX <= u8::MAX as usize);
 
 /// Lines that a search has seen, by some bits of their numbers. That a line is mistaken for another now and then makes
 /// the search pass it by, no more.
@@ -37,26 +44,25 @@ impl Writer {
         let shape = self.shape();
         let home = shape.home(hash);
         let other = shape.other(self.table.seeds, home, hash.turn());
+        self.look_at(2);
         for line in [home, other] {
             self.drop_dead(line);
             if let Some(slot) = self.line(line).0.free() {
                 return Some((line, slot));
             }
         }
-        self.make_room(&[home, other], &[], SEARCH_LINES_MAX)
+        self.make_room(&[home, other], &[])
     }
 
-    /// Empties a place in one of these lines, which are full, and takes none in those that are held. Looks at so many
-    /// lines at most.
+    /// Empties a place in one of these lines, which are full, and takes none in those that are held.
     pub(in crate::index) fn make_room(
         &mut self,
         lines: &[u64],
         held: &[u64],
-        most: usize,
     ) -> Option<(u64, usize)> {
         let mut nodes = std::mem::take(&mut self.search);
         nodes.clear();
-        let place = self.search(&mut nodes, lines, held, most);
+        let place = self.search(&mut nodes, lines, held);
         self.search = nodes;
         place
     }
@@ -67,8 +73,8 @@ impl Writer {
         nodes: &mut Vec<Node>,
         lines: &[u64],
         held: &[u64],
-        most: usize,
     ) -> Option<(u64, usize)> {
+        let mut most = SEARCH_LINES_MAX.min(self.left);
         let mut reached = Reached([0; 128]);
         for line in held {
             reached.first_time(*line);
@@ -78,14 +84,16 @@ impl Writer {
             self.reach(nodes, *line, None);
         }
         let mut at = 0;
-        while at < nodes.len() {
-            let to = nodes[at].to;
+        while at < nodes.len() && most > 0 {
+            let Node { to, moves, .. } = nodes[at];
             if reached.first_time(to) {
+                most -= 1;
+                self.look_at(1);
                 self.drop_dead(to);
                 if let Some(slot) = self.line(to).0.free() {
                     return Some(self.shift(nodes, at, (to, slot)));
                 }
-                if nodes.len() < most * SLOTS {
+                if nodes.len() + SLOTS <= NODES_MAX && usize::from(moves) < SEARCH_MOVES_MAX {
                     self.reach(nodes, to, Some(at));
                 }
             }
@@ -96,6 +104,7 @@ impl Writer {
 
     /// Adds the places of a full line.
     fn reach(&self, nodes: &mut Vec<Node>, number: u64, from: Option<usize>) {
+        let moves = from.map_or(1, |from| nodes[from].moves + 1);
         for (slot, entry) in self.line(number).0.entries() {
             let (home, hash) = self.home_of(&entry);
             let to = if home == number {
@@ -106,9 +115,10 @@ impl Writer {
             self.part().prefetch_line(to);
             nodes.push(Node {
                 line: number,
-                slot,
-                from,
                 to,
+                from: from.map(|from| from as u16),
+                slot: slot as u8,
+                moves,
             });
         }
     }
@@ -117,18 +127,17 @@ impl Writer {
     fn shift(&mut self, nodes: &[Node], last: usize, free: (u64, usize)) -> (u64, usize) {
         let (mut free, mut next) = (free, Some(last));
         while let Some(at) = next {
-            let Node {
-                line, slot, from, ..
-            } = nodes[at];
-            self.move_entry((line, slot), free);
-            free = (line, slot);
-            next = from;
+            let node = nodes[at];
+            let place = (node.line, usize::from(node.slot));
+            self.move_entry(place, free);
+            free = place;
+            next = node.from.map(usize::from);
         }
         free
     }
 
     /// Moves an entry from one of its lines to the other, in the order that keeps it in readers' sight.
-    fn move_entry(&mut self, from: (u64, usize), to: (u64, usize)) {
+    pub(super) fn move_entry(&mut self, from: (u64, usize), to: (u64, usize)) {
         let entries = |line: &Line| line.slots[from.1];
         if let Some(slot) = entries(&self.line(from.0).0) {
             let heat = self.part().heat(from.0, from.1);
