@@ -1,165 +1,144 @@
 //! A drive in memory that forgets what was not flushed when its power goes.
 //!
-//! What is written is seen by reads at once, and durable after the next flush. At the crash every write since then is
-//! there, or not, or in a part of its blocks; and a call that was under way has had its effect or has not.
+//! A call is under way from when it is made until it **ends**: at once in the next round, or, with a [`Temper`], after
+//! a while, whether anybody still waits for it or not. What has been written is seen by reads when the write has ended,
+//! and durable after a flush that began later. At a crash, every write that was not flushed or was under way is there, or
+//! not, or in a part of its blocks; the making or deletion of an extent that was under way has happened or has not.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
 use oriel_engine::store::{BLOCK_BYTES, Drive, DriveError, ExtentName, Transferred};
 
-type Extents = BTreeMap<ExtentName, Vec<u8>>;
-
-/// What is on a drive without power.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Image(pub(crate) Extents);
-
-struct Write {
-    number: u64,
-    name: ExtentName,
-    block: u64,
-    bytes: Vec<u8>,
-}
-
-/// What was under way when the power went, and may have had its effect.
-enum UnderWay {
-    Create(ExtentName, u64),
-    Delete(ExtentName),
-}
-
-struct State {
-    now: Extents,
-    durable: Extents,
-    unflushed: Vec<Write>,
-    writes: u64,
-    under_way: Option<UnderWay>,
-    blocks: u64,
-    calls: u64,
-    crash_at: Option<u64>,
-    is_dead: bool,
-    /// Flushes say that they are done and do nothing: to see whether a test would notice.
-    lies: bool,
-}
+use super::calls::{Call, Given, Lie, Observer, State, What, Write};
+use super::faults::{Harm, Temper};
+use super::image::{Block, Image};
+use super::world::Rng;
 
 #[derive(Clone)]
 pub(crate) struct SimDrive(Rc<RefCell<State>>);
 
 impl SimDrive {
-    /// A drive with this on it, whose power goes at the call of that number.
-    pub(crate) fn new(image: Image, blocks: u64, crash_at: Option<u64>) -> Self {
-        Self(Rc::new(RefCell::new(State {
-            now: image.0.clone(),
-            durable: image.0,
-            unflushed: Vec::new(),
-            writes: 0,
-            under_way: None,
-            blocks,
-            calls: 0,
-            crash_at,
-            is_dead: false,
-            lies: false,
-        })))
+    /// A drive with this on it.
+    pub(crate) fn new(image: Image, blocks: u64) -> Self {
+        Self(Rc::new(RefCell::new(State::new(image, blocks))))
     }
 
-    pub(crate) fn lie_about_flushes(&self) {
-        self.0.borrow_mut().lies = true;
+    pub(crate) fn lying(self, lie: Option<Lie>) -> Self {
+        self.0.borrow_mut().lie = lie;
+        self
+    }
+
+    pub(crate) fn with_temper(self, temper: Rc<Temper>) -> Self {
+        self.0.borrow_mut().temper = Some(temper);
+        self
+    }
+
+    /// The same drive after its power went.
+    pub(crate) fn after_crash(&self, rng: &mut Rng) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().after_crash(rng))))
+    }
+
+    /// The same drive after the program that used it was killed: the drive keeps what it had not made durable.
+    pub(crate) fn after_kill(&self, rng: &mut Rng) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().after_kill(rng))))
+    }
+
+    /// The power goes when the call of that number would end.
+    pub(crate) fn crash_at(&self, call: u64) {
+        self.0.borrow_mut().crash_at = Some(call);
+    }
+
+    /// From the call of that number on everything fails.
+    pub(crate) fn remove_at(&self, call: u64) {
+        self.0.borrow_mut().remove_at = Some(call);
+    }
+
+    /// Shows the observer, at each call, everything that would be left if the power went there.
+    pub(crate) fn observe(&self, observer: Observer) {
+        self.0.borrow_mut().observer = Some(observer);
+    }
+
+    pub(crate) fn stop_observing(&self) {
+        self.0.borrow_mut().observer = None;
     }
 
     pub(crate) fn has_crashed(&self) -> bool {
-        self.0.borrow().is_dead
+        self.0.borrow().has_crashed
     }
 
-    /// Changes a byte of what is on the drive.
-    pub(crate) fn flip(image: &mut Image, name: ExtentName, byte: usize, mask: u8) {
-        if let Some(byte) = image.0.get_mut(&name).and_then(|bytes| bytes.get_mut(byte)) {
-            *byte ^= mask;
-        }
-    }
-
-    /// What is on the drive if its power goes now and all was flushed.
-    pub(crate) fn image(&self) -> Image {
-        Image(self.0.borrow().now.clone())
-    }
-
-    /// Everything that may be on the drive after the crash.
-    pub(crate) fn images(&self) -> Vec<Image> {
+    pub(crate) fn is_removed(&self) -> bool {
         let state = self.0.borrow();
-        let mut images = vec![state.durable.clone()];
-        match &state.under_way {
-            None => {}
-            Some(UnderWay::Create(name, blocks)) => {
-                let mut made = state.durable.clone();
-                made.insert(*name, garbage(*blocks));
-                images.push(made);
-            }
-            Some(UnderWay::Delete(name)) => {
-                let mut gone = state.durable.clone();
-                gone.remove(name);
-                images.push(gone);
-            }
-        }
-        for write in &state.unflushed {
-            let blocks = write.bytes.len() / BLOCK_BYTES;
-            let half = blocks / 2;
-            let mut parts = vec![0..0, 0..blocks];
-            if half > 0 {
-                parts.extend([0..half, half..blocks]);
-            }
-            images = images
-                .iter()
-                .flat_map(|image| {
-                    parts.iter().map(|part| {
-                        let mut image = image.clone();
-                        if let Some(extent) = image.get_mut(&write.name) {
-                            let bytes = part.start * BLOCK_BYTES..part.end * BLOCK_BYTES;
-                            let at = write.block as usize * BLOCK_BYTES;
-                            extent[at + bytes.start..at + bytes.end]
-                                .copy_from_slice(&write.bytes[bytes]);
-                        }
-                        image
-                    })
-                })
-                .collect();
-        }
-        images.into_iter().map(Image).collect()
+        state.remove_at.is_some_and(|at| state.ended_calls >= at)
     }
 
-    /// Counts a call, and lets others have theirs before it is carried out. Once the power is gone nothing ends.
-    async fn turn(&self) -> bool {
+    pub(crate) fn ended_calls(&self) -> u64 {
+        self.0.borrow().ended_calls
+    }
+
+    pub(crate) fn harm(&self) -> Harm {
+        self.0.borrow().harm.clone()
+    }
+
+    /// What is on the drive if all that has ended is durable.
+    pub(crate) fn image(&self) -> Image {
+        self.0.borrow().now.clone()
+    }
+
+    /// What is on the drive for certain.
+    pub(crate) fn durable_image(&self) -> Image {
+        self.0.borrow().durable.clone()
+    }
+
+    /// Everything that may be on the drive if its power goes now.
+    pub(crate) fn images(&self) -> Vec<Image> {
+        self.0.borrow().images()
+    }
+
+    /// Whether the newest frame that is certain to be on the drive is not what was written: nothing comes after it that
+    /// would say that it is missing. Frames that are not certain to be there do not count.
+    pub(crate) fn end_of_journal_is_harmed(&self) -> bool {
+        self.0.borrow().end_of_journal_is_harmed()
+    }
+
+    async fn call(&self, what: What) -> Result<Given, DriveError> {
+        let id = self.begin(what);
+        let timed = self.0.borrow().temper.clone();
+        if let Some(temper) = &timed {
+            let drive = self.clone();
+            temper
+                .world
+                .after(temper.latency(), move || drive.0.borrow_mut().end(id));
+        }
         let mut waited = false;
         poll_fn(|cx| {
-            if waited {
-                return Poll::Ready(());
+            let mut state = self.0.borrow_mut();
+            if timed.is_none() {
+                match std::mem::replace(&mut waited, true) {
+                    false => cx.waker().wake_by_ref(),
+                    true => state.end(id),
+                }
             }
-            waited = true;
-            cx.waker().wake_by_ref();
+            if let Some(given) = state.given.remove(&id) {
+                return Poll::Ready(given);
+            }
+            if let Some(call) = state.calls.get_mut(&id) {
+                call.waker = Some(cx.waker().clone());
+            }
             Poll::Pending
         })
-        .await;
+        .await
+    }
+
+    fn begin(&self, what: What) -> u64 {
         let mut state = self.0.borrow_mut();
-        if state.is_dead {
-            return false;
-        }
-        state.calls += 1;
-        if state.crash_at == Some(state.calls) {
-            state.is_dead = true;
-        }
-        true
+        let id = state.made_calls;
+        state.made_calls += 1;
+        state.calls.insert(id, Call { what, waker: None });
+        id
     }
-
-    /// For ever, if the power went at this call.
-    async fn answer(&self) {
-        let dead = self.has_crashed();
-        poll_fn(|_| if dead { Poll::Pending } else { Poll::Ready(()) }).await;
-    }
-}
-
-/// New extents hold what was there before.
-fn garbage(blocks: u64) -> Vec<u8> {
-    vec![0xa5; blocks as usize * BLOCK_BYTES]
 }
 
 impl Drive for SimDrive {
@@ -172,52 +151,31 @@ impl Drive for SimDrive {
 
     fn free_blocks(&self) -> u64 {
         let state = self.0.borrow();
-        let used: usize = state.now.values().map(Vec::len).sum();
-        state.blocks - (used / BLOCK_BYTES) as u64
+        let under_way = state.calls.values().map(|call| match call.what {
+            What::Create(_, blocks) => blocks,
+            _ => 0,
+        });
+        let used = state.now.used_blocks() + under_way.sum::<u64>();
+        state.blocks.saturating_sub(used)
     }
 
     async fn extents(&self) -> Result<Vec<(ExtentName, Self::Extent)>, DriveError> {
-        self.turn().await;
-        self.answer().await;
-        let state = self.0.borrow();
-        let named = |(name, bytes): (&ExtentName, &Vec<u8>)| {
-            (*name, (*name, (bytes.len() / BLOCK_BYTES) as u64))
-        };
-        Ok(state.now.iter().map(named).collect())
+        match self.call(What::Extents).await? {
+            Given::Extents(all) => Ok(all.into_iter().map(|extent| (extent.0, extent)).collect()),
+            _ => unreachable!("the extents were asked for"),
+        }
     }
 
     async fn create(&self, name: ExtentName, blocks: u64) -> Result<Self::Extent, DriveError> {
         if blocks > self.free_blocks() {
             return Err(DriveError::NoRoom { blocks });
         }
-        if self.turn().await {
-            let mut state = self.0.borrow_mut();
-            if state.is_dead {
-                state.under_way = Some(UnderWay::Create(name, blocks));
-            } else {
-                let before = state.now.insert(name, garbage(blocks));
-                assert!(before.is_none(), "{name} was made twice");
-                state.durable.insert(name, garbage(blocks));
-            }
-        }
-        self.answer().await;
+        self.call(What::Create(name, blocks)).await?;
         Ok((name, blocks))
     }
 
     async fn delete(&self, extent: Self::Extent) -> Result<(), DriveError> {
-        if self.turn().await {
-            let mut state = self.0.borrow_mut();
-            if state.is_dead {
-                state.under_way = Some(UnderWay::Delete(extent.0));
-            } else {
-                let there = state.now.remove(&extent.0);
-                assert!(there.is_some(), "{} was deleted twice", extent.0);
-                state.durable.remove(&extent.0);
-                state.unflushed.retain(|write| write.name != extent.0);
-            }
-        }
-        self.answer().await;
-        Ok(())
+        self.call(What::Delete(extent.0)).await.map(|_| ())
     }
 
     fn blocks(&self, extent: &Self::Extent) -> u64 {
@@ -230,62 +188,34 @@ impl Drive for SimDrive {
         block: u64,
         mut buf: Vec<u8>,
     ) -> Transferred<Vec<u8>> {
-        self.turn().await;
-        self.answer().await;
-        let state = self.0.borrow();
-        let bytes = state
-            .now
-            .get(&extent.0)
-            .expect("a read of an extent that is there");
-        let at = block as usize * BLOCK_BYTES;
-        let end = at + buf.len();
-        buf.copy_from_slice(&bytes[at..end]);
-        (buf, Ok(()))
+        let blocks = (buf.len() / BLOCK_BYTES) as u64;
+        let read = match self.call(What::Read(extent.0, block, blocks)).await {
+            Ok(Given::Blocks(blocks)) => {
+                for (place, block) in buf.chunks_exact_mut(BLOCK_BYTES).zip(blocks) {
+                    place.copy_from_slice(block.bytes());
+                }
+                Ok(())
+            }
+            Ok(_) => unreachable!("blocks were asked for"),
+            Err(error) => Err(error),
+        };
+        (buf, read)
     }
 
     async fn write(&self, extent: &Self::Extent, block: u64, buf: Vec<u8>) -> Transferred<Vec<u8>> {
-        if self.turn().await {
-            let mut state = self.0.borrow_mut();
-            let at = block as usize * BLOCK_BYTES;
-            let bytes = state
-                .now
-                .get_mut(&extent.0)
-                .expect("a write to an extent that is there");
-            bytes[at..at + buf.len()].copy_from_slice(&buf);
-            let number = state.writes;
-            state.writes += 1;
-            state.unflushed.push(Write {
-                number,
-                name: extent.0,
-                block,
-                bytes: buf.clone(),
-            });
-        }
-        self.answer().await;
-        (buf, Ok(()))
+        let blocks = buf.chunks_exact(BLOCK_BYTES).map(Block::new).collect();
+        let write = Write {
+            number: u64::MAX,
+            name: extent.0,
+            block,
+            blocks,
+        };
+        let written = self.call(What::Write(write)).await;
+        (buf, written.map(|_| ()))
     }
 
     async fn flush(&self) -> Result<(), DriveError> {
-        // A write that ends while the flush is under way is none of its business.
-        let begun = self.0.borrow().writes;
-        if self.turn().await {
-            let mut state = self.0.borrow_mut();
-            if !state.is_dead && !state.lies {
-                let before = state
-                    .unflushed
-                    .iter()
-                    .take_while(|write| write.number < begun);
-                let count = before.count();
-                let writes: Vec<Write> = state.unflushed.drain(..count).collect();
-                for write in writes {
-                    let at = write.block as usize * BLOCK_BYTES;
-                    if let Some(bytes) = state.durable.get_mut(&write.name) {
-                        bytes[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
-                    }
-                }
-            }
-        }
-        self.answer().await;
-        Ok(())
+        let begun = self.0.borrow().ended_writes;
+        self.call(What::Flush(begun)).await.map(|_| ())
     }
 }

@@ -1,4 +1,24 @@
-//! A simulated drive and the executor that runs the store on it: one thread, no clock, every outcome repeatable.
+//! A simulated drive, a simulated world around it, and an oracle that knows what a store on it has to hold: one thread,
+//! no real time, every outcome repeatable.
+//!
+//! ```text
+//!  run.rs      runs futures; finds out when all of them wait for something that does not come
+//!  world.rs    the clock and the dice: one seed
+//!  drive.rs    what the store sees of the drive          calls.rs   what its calls do, and what a crash leaves
+//!  image.rs    what is on it                             faults.rs  what it does wrong
+//!  api.rs      the one place that calls the store
+//!  oracle.rs   what must be there
+//! ```
+#![allow(
+    dead_code,
+    reason = "each of the test programs uses some of it, and together they use all"
+)]
 
+pub(crate) mod api;
+pub(crate) mod calls;
 pub(crate) mod drive;
+pub(crate) mod faults;
+pub(crate) mod image;
+pub(crate) mod oracle;
 pub(crate) mod run;
+pub(crate) mod world;

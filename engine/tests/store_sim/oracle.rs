@@ -1,0 +1,211 @@
+//! What a store has to hold, given what it was asked and what it answered.
+//!
+//! Each key is looked at alone. The oracle keeps every **course** that its history may have taken: which blob is there, and
+//! which of the operations under way have taken effect already. An answer rules out the courses that do not explain it;
+//! when none is left, the store is wrong. A crash leaves every course that any of the operations under way may have taken.
+//!
+//! An operation takes effect at one instant between its call and its answer, and is durable from then on. The one exception
+//! is a delete, whose key is gone for others before that is durable: `lost` are the blobs that a crash may bring back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names the bytes of a blob.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Value(pub(crate) u32);
+
+/// Names an operation under way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct OpId(u64);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    Put(Value),
+    Delete,
+    Read,
+}
+
+/// What an operation has done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Did {
+    Create,
+    FindThere,
+    Delete(bool),
+    See(Option<Value>),
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Course {
+    there: Option<Value>,
+    lost: BTreeSet<Value>,
+    done: BTreeMap<OpId, Did>,
+}
+
+impl Course {
+    fn starting_with(there: Option<Value>) -> Self {
+        Self {
+            there,
+            lost: BTreeSet::new(),
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// The operation takes effect now.
+    fn then(&self, id: OpId, op: Op) -> Self {
+        let mut next = self.clone();
+        let did = match (op, self.there) {
+            (Op::Put(_), Some(_)) => Did::FindThere,
+            (Op::Put(value), None) => {
+                next.there = Some(value);
+                Did::Create
+            }
+            (Op::Delete, Some(value)) => {
+                next.there = None;
+                next.lost.insert(value);
+                Did::Delete(true)
+            }
+            (Op::Delete, None) => Did::Delete(false),
+            (Op::Read, there) => Did::See(there),
+        };
+        next.done.insert(id, did);
+        next
+    }
+}
+
+struct History {
+    courses: BTreeSet<Course>,
+    under_way: BTreeMap<OpId, Op>,
+}
+
+impl History {
+    /// All courses that operations under way may lead to, the present ones among them.
+    fn all_courses(&self) -> BTreeSet<Course> {
+        let mut found = self.courses.clone();
+        let mut next: Vec<Course> = found.iter().cloned().collect();
+        while let Some(course) = next.pop() {
+            for (id, op) in &self.under_way {
+                if !course.done.contains_key(id) {
+                    let later = course.then(*id, *op);
+                    if found.insert(later.clone()) {
+                        next.push(later);
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Knows what must be there, by the number of the key.
+pub(crate) struct Oracle {
+    keys: Vec<History>,
+    begun: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(keys: usize) -> Self {
+        let nothing = || History {
+            courses: [Course::starting_with(None)].into(),
+            under_way: BTreeMap::new(),
+        };
+        Self {
+            keys: (0..keys).map(|_| nothing()).collect(),
+            begun: 0,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, key: usize, op: Op) -> OpId {
+        let id = OpId(self.begun);
+        self.begun += 1;
+        self.keys[key].under_way.insert(id, op);
+        id
+    }
+
+    /// The operation has been answered, and the answer fits what it `did` on some of the courses only.
+    pub(crate) fn end(
+        &mut self,
+        key: usize,
+        id: OpId,
+        fits: impl Fn(Did) -> bool,
+    ) -> Result<(), String> {
+        let history = &mut self.keys[key];
+        let could = history.all_courses();
+        let mut left = BTreeSet::new();
+        for mut course in could.iter().cloned() {
+            let Some(did) = course.done.remove(&id).filter(|did| fits(*did)) else {
+                continue;
+            };
+            // Whoever has been told of it may rely on it, and on what went before.
+            if did != Did::Delete(false) && did != Did::See(None) {
+                course.lost.clear();
+            }
+            left.insert(course);
+        }
+        history.under_way.remove(&id);
+        if left.is_empty() {
+            return Err(format!("no course explains the answer: {could:?}"));
+        }
+        history.courses = left;
+        Ok(())
+    }
+
+    /// The operation was refused and has had no effect.
+    pub(crate) fn refuse(&mut self, key: usize, id: OpId) -> Result<(), String> {
+        let history = &mut self.keys[key];
+        let effect = |did| matches!(did, Did::Create | Did::Delete(true));
+        let left: BTreeSet<Course> = history
+            .courses
+            .iter()
+            .filter(|course| !course.done.get(&id).is_some_and(|did| effect(*did)))
+            .cloned()
+            .map(|mut course| {
+                course.done.remove(&id);
+                course
+            })
+            .collect();
+        history.under_way.remove(&id);
+        if left.is_empty() {
+            return Err("an operation was refused whose effect was seen before".into());
+        }
+        history.courses = left;
+        Ok(())
+    }
+
+    /// What may be there.
+    pub(crate) fn now(&self, key: usize) -> BTreeSet<Option<Value>> {
+        let courses = self.keys[key].all_courses();
+        courses.iter().map(|course| course.there).collect()
+    }
+
+    /// What may be there after a crash.
+    pub(crate) fn after_crash(&self, key: usize) -> BTreeSet<Option<Value>> {
+        let courses = self.keys[key].all_courses();
+        let back = |course: &Course| -> Vec<_> { course.lost.iter().copied().map(Some).collect() };
+        courses
+            .iter()
+            .flat_map(|course| back(course).into_iter().chain([course.there]))
+            .collect()
+    }
+
+    /// Nothing is under way any more, and one of these is there.
+    pub(crate) fn settle(&mut self, key: usize, there: BTreeSet<Option<Value>>) {
+        let history = &mut self.keys[key];
+        history.under_way.clear();
+        history.courses = there.into_iter().map(Course::starting_with).collect();
+    }
+
+    pub(crate) fn crash(&mut self) {
+        for key in 0..self.keys.len() {
+            let there = self.after_crash(key);
+            self.settle(key, there);
+        }
+    }
+
+    /// Operations under way whose answer nobody will hear.
+    pub(crate) fn under_way(&self, key: usize) -> usize {
+        self.keys[key].under_way.len()
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+}
