@@ -86,6 +86,16 @@ pub enum StoreError {
         /// That of what arrived.
         found: u32,
     },
+    /// A slab's list of its blobs cannot be read.
+    #[error(
+        "the directory of slab {slab} is damaged ({detail}): its blobs can be read and not be moved"
+    )]
+    Directory {
+        /// Which.
+        slab: u64,
+        /// What was found.
+        detail: String,
+    },
     /// No position is left.
     #[error("the log has reached its last block: copy the blobs into a new store")]
     LogEnds,

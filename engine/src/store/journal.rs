@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::checkpoint::{self, Header, checkpoint_blocks};
+use super::compaction::Stuck;
 use super::directory::{self, Owner, RECORDS_PER_BLOCK, directory_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::StoreError;
@@ -57,8 +58,9 @@ impl<D: Drive> Log<D> {
 
     /// Writes the journal until [`close`](Self::close) is called, then a last checkpoint.
     pub async fn run(&self) -> Result<(), StoreError> {
-        let (journal, maintenance) = both(self.write_journal(), self.maintain()).await;
-        journal.and(maintenance)?;
+        let beside = both(self.maintain(), self.compact());
+        let (journal, (maintenance, compaction)) = both(self.write_journal(), beside).await;
+        journal.and(maintenance).and(compaction)?;
         *self.stopped.borrow_mut() = Some(StoreError::Closing);
         Ok(())
     }
@@ -98,13 +100,13 @@ impl<D: Drive> Log<D> {
                 let count = state.queue.len().min(FRAME_ENTRIES_MAX);
                 return Poll::Ready(Ok(Next::Write(state.queue.drain(..count).collect())));
             }
-            if self.closing.get() && state.claims.is_empty() {
+            if self.closing.get() && state.claims.is_empty() && !self.is_compacting.get() {
                 return Poll::Ready(Ok(Next::End));
             }
             if self.wants_checkpoint.replace(false) {
                 return Poll::Ready(Ok(Next::Checkpoint));
             }
-            *self.journal_bell.borrow_mut() = Some(cx.waker().clone());
+            remember(&mut self.journal_bell.borrow_mut(), cx.waker());
             Poll::Pending
         })
         .await
@@ -173,7 +175,7 @@ impl<D: Drive> Log<D> {
             if self.state.borrow().snapshot.is_none() && !self.is_checkpointing.get() {
                 return Poll::Ready(Ok::<(), StoreError>(()));
             }
-            *self.journal_bell.borrow_mut() = Some(cx.waker().clone());
+            remember(&mut self.journal_bell.borrow_mut(), cx.waker());
             Poll::Pending
         })
         .await?;
@@ -200,7 +202,8 @@ impl<D: Drive> Log<D> {
             let state = &mut *state;
             let openings = state.realms.values_mut();
             let openings: Vec<_> = openings
-                .flat_map(|realm| std::mem::take(&mut realm.opening))
+                .flat_map(|realm| realm.lanes())
+                .flat_map(|lane| std::mem::take(&mut lane.opening))
                 .collect();
             (
                 std::mem::take(&mut state.queue),
@@ -217,6 +220,7 @@ impl<D: Drive> Log<D> {
         }
         self.ring();
         self.ring_maintenance();
+        self.ring_compaction();
         reason
     }
 
@@ -244,6 +248,10 @@ impl<D: Drive> Log<D> {
                     let deleted = self.drive.delete(extent).await;
                     self.is_deleting.set(false);
                     self.state.borrow_mut().stat.slabs_retired += 1;
+                    // There is room again.
+                    self.stuck
+                        .borrow_mut()
+                        .retain(|_, why| *why != Stuck::NoRoom);
                     deleted
                 }
                 Chore::End => return Ok(()),
@@ -251,9 +259,15 @@ impl<D: Drive> Log<D> {
             if let Err(reason) = done {
                 return Err(self.stop(Vec::new(), reason));
             }
-            for heard in self.room.take() {
-                let _ = heard.send(());
-            }
+            self.tell_of_room();
+        }
+    }
+
+    /// There may be more room than before.
+    pub(super) fn tell_of_room(&self) {
+        for heard in self.room.take() {
+            // Whoever does not wait any more does not have to know.
+            let _ = heard.send(());
         }
     }
 
@@ -341,7 +355,7 @@ impl<D: Drive> Log<D> {
     }
 }
 
-fn remember(bell: &mut Option<Waker>, waker: &Waker) {
+pub(super) fn remember(bell: &mut Option<Waker>, waker: &Waker) {
     match bell {
         Some(bell) => bell.clone_from(waker),
         None => *bell = Some(waker.clone()),

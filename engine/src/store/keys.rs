@@ -112,6 +112,12 @@ impl Keys {
         found.or_else(|| self.get_beside(fingerprint)).map(location)
     }
 
+    /// The same, without that making it warmer.
+    pub(super) fn peek(&self, fingerprint: Fingerprint) -> Option<Location> {
+        let found = self.index.get(fingerprint);
+        found.or_else(|| self.get_beside(fingerprint)).map(location)
+    }
+
     /// Whether keys are there, which makes none of them warmer.
     pub(super) fn probe(&self, fingerprints: &[Fingerprint], there: &mut [bool]) {
         let mut entries = [None; oriel_dht::limits::BATCH_MAX];

@@ -11,16 +11,18 @@
 //! long as the log is used.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
 
+use super::compaction::Stuck;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::frame::Entry;
 use super::record::{LENGTH_MAX, Record, seal_window, trailer_blocks, window_blocks};
-use super::state::{Queued, State};
+use super::state::{Purpose, Queued, State};
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
 use crate::clock::Clock;
@@ -77,6 +79,10 @@ pub struct LogStat {
     pub directory_blocks: u64,
     /// Slabs given back to the drive.
     pub slabs_retired: u64,
+    /// Blobs moved out of slabs that held little else.
+    pub blobs_moved: u64,
+    /// Blocks of their windows.
+    pub blocks_moved: u64,
 }
 
 /// What a realm holds.
@@ -127,6 +133,11 @@ pub struct Log<D: Drive> {
     pub(super) is_deleting: Cell<bool>,
     pub(super) journal_bell: RefCell<Option<Waker>>,
     pub(super) maintenance_bell: RefCell<Option<Waker>>,
+    pub(super) compaction_bell: RefCell<Option<Waker>>,
+    /// A slab is being emptied.
+    pub(super) is_compacting: Cell<bool>,
+    /// Slabs that could not be emptied.
+    pub(super) stuck: RefCell<BTreeMap<u64, Stuck>>,
     /// Who waits for room on the drive.
     pub(super) room: RefCell<Vec<oneshot::Sender<()>>>,
 }
@@ -154,6 +165,9 @@ impl<D: Drive> Log<D> {
             is_deleting: Cell::new(false),
             journal_bell: RefCell::new(None),
             maintenance_bell: RefCell::new(None),
+            compaction_bell: RefCell::new(None),
+            is_compacting: Cell::new(false),
+            stuck: RefCell::new(BTreeMap::new()),
             room: RefCell::new(Vec::new()),
         }
     }
@@ -277,7 +291,10 @@ impl<D: Drive> Log<D> {
         let Some(claim) = self.claim(fingerprint).await? else {
             return Ok(Put::AlreadyThere);
         };
-        let window = Window::new(self, self.take_window(realm, blocks).await?);
+        let window = Window::new(
+            self,
+            self.take_window(realm, blocks, Purpose::Clients).await?,
+        );
         let position = window.taken.position;
         let checksum = seal_window(buf.as_mut(), length, position);
         let block = position.0 % self.layout.slab_blocks;
@@ -378,7 +395,6 @@ impl<D: Drive> Log<D> {
         self.ring();
         self.ring_maintenance();
     }
-
 }
 
 /// Bytes that are hashed before other tasks have a turn.

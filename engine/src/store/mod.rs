@@ -8,6 +8,7 @@
 //! `record.rs` and `trailer.rs`.
 
 mod checkpoint;
+mod compaction;
 mod directory;
 mod drive;
 mod error;

@@ -8,7 +8,7 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::join::both;
 use super::log::Log;
-use super::record::{SMALL_BLOCKS, data_blocks};
+use super::record::{Record, SMALL_BLOCKS, data_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
 
@@ -203,8 +203,36 @@ fn damaged(key: &Key, location: Location, block: u64, expected: u32, found: u32)
     }
 }
 
+/// Checks a whole window.
+pub(super) fn check_window(record: &Record, window: &[u8]) -> Result<(), StoreError> {
+    let location = record.location();
+    let count = data_blocks(record.length);
+    let (data, trailer) = window.split_at(count as usize * BLOCK_BYTES);
+    if trailer.is_empty() {
+        return check_small(&record.key, location, record.checksum, data);
+    }
+    check_small(&record.key, location, record.checksum, trailer).map_err(|error| match error {
+        StoreError::Damaged {
+            key,
+            position,
+            expected,
+            found,
+            ..
+        } => StoreError::Damaged {
+            key,
+            block: count,
+            position: Position(position.0 + count),
+            expected,
+            found,
+        },
+        error => error,
+    })?;
+    let blocks = Blocks { first: 0, count };
+    check_large(&record.key, location, blocks, data, trailer)
+}
+
 /// Checks a blob without a trailer.
-pub(super) fn check_small(
+fn check_small(
     key: &Key,
     location: Location,
     expected: u32,

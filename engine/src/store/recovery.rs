@@ -98,14 +98,18 @@ pub async fn format<D: Drive>(
     options: &FormatOptions,
 ) -> Result<(), OpenError> {
     check_sizes(options.slab_blocks, options.journal_blocks)?;
-    for (name, extent) in drive.extents().await? {
+    let extents = drive.extents().await?;
+    let names = extents.iter().map(|(name, _)| name);
+    let was_opened = was_opened(names);
+    for (name, extent) in extents {
         if name == ExtentName::Label {
-            return Err(match read_label(drive, &extent).await {
-                Ok(label) => OpenError::Formatted { store: label.store },
-                Err(error) => error,
-            });
+            match read_label(drive, &extent).await {
+                Ok(label) => return Err(OpenError::Formatted { store: label.store }),
+                Err(OpenError::Damaged { .. }) if !was_opened => {}
+                Err(error) => return Err(error),
+            }
         }
-        // Left by a format that did not come to its end: the label is the last thing it makes.
+        // Left by a format that did not come to its end: the label is the last thing it writes.
         drive.delete(extent).await?;
     }
     for number in [0, 1] {
@@ -135,6 +139,16 @@ pub async fn format<D: Drive>(
     Ok(())
 }
 
+/// Whether a store was ever opened there: opening writes a checkpoint. A label that is not whole is otherwise that of a
+/// format that did not come to its end.
+fn was_opened<'a>(mut names: impl Iterator<Item = &'a ExtentName>) -> bool {
+    names.any(|name| match name {
+        ExtentName::Slab(_) => true,
+        ExtentName::Checkpoint(epoch) => *epoch > 0,
+        ExtentName::Label | ExtentName::Journal(_) => false,
+    })
+}
+
 /// The extents of a drive, by name.
 type Extents<D> = BTreeMap<ExtentName, <D as Drive>::Extent>;
 
@@ -148,7 +162,12 @@ pub async fn open<D: Drive>(
     let label = extents
         .get(&ExtentName::Label)
         .ok_or(OpenError::NotFormatted)?;
-    let label = read_label(&drive, label).await?;
+    let label = match read_label(&drive, label).await {
+        Err(OpenError::Damaged { .. }) if !was_opened(extents.keys()) => {
+            return Err(OpenError::NotFormatted);
+        }
+        label => label?,
+    };
     check_sizes(label.slab_blocks, label.journal_blocks)?;
     if let Some(expected) = options.store.filter(|expected| *expected != label.store) {
         let found = label.store;
@@ -200,7 +219,9 @@ pub async fn open<D: Drive>(
                 recovery.slabs_dropped += 1;
                 leftovers.push(extent);
             }
-            ExtentName::Checkpoint(_) => leftovers.push(extent),
+            ExtentName::Checkpoint(epoch) if epoch == header.epoch => leftovers.push(extent),
+            // Not written to its end, or older and not deleted in time.
+            ExtentName::Checkpoint(_) => drive.delete(extent).await?,
             _ => {}
         }
     }
@@ -317,7 +338,13 @@ impl<D: Drive> Reader<'_, D> {
         if directory_blocks(u64::from(row.in_directory)) > slab_blocks {
             return Err(damaged("its directory is longer than the slab"));
         }
-        let mut records = self.read_directory(row, extent).await?;
+        let owner = Owner {
+            store: self.layout.store,
+            realm: row.realm,
+            slab: row.number,
+        };
+        let count = row.in_directory;
+        let mut records = read_directory(self.drive, &owner, extent, slab_blocks, count).await?;
         records.extend_from_slice(&row.tail);
         let realm = state.realms.get_mut(&row.realm);
         let realm = realm.ok_or(OpenError::UnknownRealm { realm: row.realm })?;
@@ -340,56 +367,6 @@ impl<D: Drive> Reader<'_, D> {
         state.slabs.insert(row.number, slab);
         state.next_slab = state.next_slab.max(row.number + 1);
         Ok(())
-    }
-
-    async fn read_directory(
-        &self,
-        row: &Row,
-        extent: &D::Extent,
-    ) -> Result<Vec<Record>, OpenError> {
-        let owner = Owner {
-            store: self.layout.store,
-            realm: row.realm,
-            slab: row.number,
-        };
-        let wanted = row.in_directory as usize;
-        let mut records = Vec::with_capacity(row.records as usize);
-        let blocks = directory_blocks(u64::from(row.in_directory));
-        let mut index = 0;
-        while index < blocks {
-            let count = (blocks - index).min(SCAN_BLOCKS);
-            let at = self.layout.slab_blocks - index - count;
-            let bytes = read(self.drive, extent, at, count).await?;
-            for block in bytes.as_ref().chunks_exact(BLOCK_BYTES).rev() {
-                let decoded = directory::decode(&owner, index, block);
-                let of_block = decoded.map_err(|wrong| self.wrong_directory(row, index, wrong))?;
-                let needed = (wanted - records.len()).min(RECORDS_PER_BLOCK);
-                if of_block.len() < needed {
-                    let wrong = WrongBlock::Unknown;
-                    return Err(self.wrong_directory(row, index, wrong));
-                }
-                records.extend_from_slice(&of_block[..needed]);
-                index += 1;
-            }
-        }
-        Ok(records)
-    }
-
-    fn wrong_directory(&self, row: &Row, index: u64, wrong: WrongBlock) -> OpenError {
-        let extent = ExtentName::Slab(row.number);
-        let block = self.layout.slab_blocks - 1 - index;
-        let detail = match wrong {
-            WrongBlock::Damaged { expected, found } => {
-                return OpenError::checksum(extent, block, expected, found);
-            }
-            WrongBlock::Elsewhere => "it is of another directory",
-            WrongBlock::Unknown => "it says something that this version does not know",
-        };
-        OpenError::Damaged {
-            extent,
-            block,
-            detail: detail.into(),
-        }
     }
 
     /// Applies the frames that follow the checkpoint, and gives the place of the next one.
@@ -493,6 +470,53 @@ impl<D: Drive> Reader<'_, D> {
     }
 }
 
+/// The first `wanted` records of a slab's directory.
+pub(super) async fn read_directory<D: Drive>(
+    drive: &D,
+    owner: &Owner,
+    extent: &D::Extent,
+    slab_blocks: u64,
+    wanted: u32,
+) -> Result<Vec<Record>, OpenError> {
+    let wanted = wanted as usize;
+    let mut records = Vec::with_capacity(wanted);
+    let blocks = directory_blocks(wanted as u64);
+    let mut index = 0;
+    while index < blocks {
+        let count = (blocks - index).min(SCAN_BLOCKS);
+        let bytes = read(drive, extent, slab_blocks - index - count, count).await?;
+        for block in bytes.as_ref().chunks_exact(BLOCK_BYTES).rev() {
+            let needed = (wanted - records.len()).min(RECORDS_PER_BLOCK);
+            let of_block = directory::decode(owner, index, block);
+            let of_block = match of_block {
+                Ok(of_block) if of_block.len() < needed => Err(WrongBlock::Unknown),
+                decoded => decoded,
+            };
+            let at = slab_blocks - 1 - index;
+            let of_block = of_block.map_err(|wrong| wrong_directory(owner, at, wrong))?;
+            records.extend_from_slice(&of_block[..needed]);
+            index += 1;
+        }
+    }
+    Ok(records)
+}
+
+fn wrong_directory(owner: &Owner, block: u64, wrong: WrongBlock) -> OpenError {
+    let extent = ExtentName::Slab(owner.slab);
+    let detail = match wrong {
+        WrongBlock::Damaged { expected, found } => {
+            return OpenError::checksum(extent, block, expected, found);
+        }
+        WrongBlock::Elsewhere => "it is of another directory",
+        WrongBlock::Unknown => "it says something that this version does not know",
+    };
+    OpenError::Damaged {
+        extent,
+        block,
+        detail: detail.into(),
+    }
+}
+
 /// A journal ends at a frame that is not there. One that was written later shows that it was there once.
 async fn check_end<D: Drive>(
     drive: &D,
@@ -515,7 +539,8 @@ async fn check_end<D: Drive>(
         let at = (block - start) as usize * BLOCK_BYTES;
         let place = frame::Place { block, ..*end };
         let later = match frame::decode(&bytes.as_ref()[at..], &place) {
-            Found::Elsewhere(found) => found.sequence > end.sequence,
+            // A frame is written once, so one of the same number is the one that is missing, gone astray.
+            Found::Elsewhere(found) => found.sequence >= end.sequence,
             Found::Frame { .. } | Found::Unknown => block != end.block,
             Found::Nothing => false,
         };

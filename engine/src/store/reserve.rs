@@ -17,7 +17,7 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::log::{Log, Put};
 use super::record::{Record, data_blocks, trailer_blocks, window_blocks};
-use super::state::State;
+use super::state::{Purpose, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId, blocks_for};
 use super::window::{Taken, Window};
@@ -87,7 +87,9 @@ impl<D: Drive> Log<D> {
             return Err(StoreError::TooLarge { bytes: length, max });
         }
         self.expire();
-        let taken = self.take_window(realm, window_blocks(length)).await?;
+        let taken = self
+            .take_window(realm, window_blocks(length), Purpose::Clients)
+            .await?;
         // It may have taken a while.
         if let Err(error) = self.check_open() {
             self.release_window(taken.position, taken.blocks);

@@ -125,6 +125,11 @@ impl<E> Slab<E> {
         Some(self.blobs[found.ok()?].checksum)
     }
 
+    /// The records that are not in the directory, and how many are.
+    pub(super) fn known_records(&self) -> (u32, &[Record]) {
+        (self.in_directory, &self.tail)
+    }
+
     /// Takes no more windows.
     pub(super) fn seal(&mut self) {
         self.is_sealed = true;

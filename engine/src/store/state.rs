@@ -46,12 +46,26 @@ pub(super) struct Open {
     pub(super) windows: u64,
 }
 
-pub(super) struct Realm {
-    pub(super) options: RealmOptions,
+/// Whose windows a slab is filled with. What was moved once will stay longer than what is new, so they do not share one;
+/// and compaction never waits for those that wait for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    Clients,
+    Compaction,
+}
+
+/// Where the windows of a realm and a purpose come from.
+#[derive(Default)]
+pub(super) struct Lane {
     pub(super) open: Option<Open>,
     /// Somebody makes a slab; the others wait for it.
     pub(super) is_opening: bool,
     pub(super) opening: Vec<oneshot::Sender<()>>,
+}
+
+pub(super) struct Realm {
+    pub(super) options: RealmOptions,
+    lanes: [Lane; 2],
     /// Blocks of its windows, with blobs and being written.
     pub(super) used_blocks: u64,
     /// Blobs in its slabs.
@@ -62,12 +76,18 @@ impl Realm {
     pub(super) fn new(options: RealmOptions) -> Self {
         Self {
             options,
-            open: None,
-            is_opening: false,
-            opening: Vec::new(),
+            lanes: Default::default(),
             used_blocks: 0,
             blobs: 0,
         }
+    }
+
+    pub(super) fn lane(&mut self, purpose: Purpose) -> &mut Lane {
+        &mut self.lanes[purpose as usize]
+    }
+
+    pub(super) fn lanes(&mut self) -> &mut [Lane] {
+        &mut self.lanes
     }
 }
 
@@ -128,7 +148,15 @@ impl<E> State<E> {
 
     /// Where a blob is that nobody is deleting.
     pub(super) fn locate(&self, fingerprint: Fingerprint) -> Option<Location> {
-        let location = self.keys.get(fingerprint)?;
+        self.unless_dying(fingerprint, self.keys.get(fingerprint)?)
+    }
+
+    /// The same, without that counting as a use of the blob.
+    pub(super) fn locate_quietly(&self, fingerprint: Fingerprint) -> Option<Location> {
+        self.unless_dying(fingerprint, self.keys.peek(fingerprint)?)
+    }
+
+    fn unless_dying(&self, fingerprint: Fingerprint, location: Location) -> Option<Location> {
         let is_dying =
             !self.dying.is_empty() && self.dying.get(&fingerprint) == Some(&location.position);
         (!is_dying).then_some(location)

@@ -45,6 +45,16 @@ pub(crate) fn encode(
     Crc32c::of(trailer).value()
 }
 
+/// Makes a trailer that was checked that of a window at another position, and gives its checksum for the record.
+pub(crate) fn move_to(trailer: &mut [u8], position: Position) -> u32 {
+    for block in trailer.chunks_exact_mut(BLOCK_BYTES) {
+        block[POSITION_AT..INDEX_AT].copy_from_slice(&position.0.to_le_bytes());
+        let own = Crc32c::of(&block[..CRC_AT]).value();
+        block[CRC_AT..].copy_from_slice(&own.to_le_bytes());
+    }
+    Crc32c::of(trailer).value()
+}
+
 /// A block of a trailer that is not what was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct WrongTrailer {
@@ -87,6 +97,11 @@ mod tests {
         assert_eq!(checksum(second, 480), 0);
         assert!(check(second, position, 0).is_err());
         assert!(check(first, Position(0x78), 0).is_err());
+        let mut moved = trailer.clone();
+        let whole = move_to(&mut moved, Position(0x78));
+        let mut expected = vec![0; 2 * BLOCK_BYTES];
+        assert_eq!(whole, encode(&mut expected, Position(0x78), 1..=1500));
+        assert_eq!(moved, expected);
         // The format on the drives.
         assert_eq!(second[4080..4092], [0x77, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
         for bit in 0..BLOCK_BYTES * 8 {

@@ -12,7 +12,7 @@ use super::frame::Entry;
 use super::log::Log;
 use super::recovery;
 use super::slab::Slab;
-use super::state::{Open, Queued};
+use super::state::{Open, Purpose, Queued};
 use super::types::{Position, RealmId, SlabNumber};
 
 /// A run of blocks in a slab, to be written.
@@ -85,6 +85,7 @@ impl<D: Drive> Log<D> {
         &self,
         id: RealmId,
         blocks: u64,
+        purpose: Purpose,
     ) -> Result<Taken<D::Extent>, StoreError> {
         let slab_blocks = self.layout.slab_blocks;
         loop {
@@ -94,33 +95,35 @@ impl<D: Drive> Log<D> {
                 let realm = state.realms.get_mut(&id);
                 let realm = realm.ok_or(StoreError::UnknownRealm { realm: id })?;
                 let quota = realm.options.quota_blocks.unwrap_or(u64::MAX);
-                if realm.used_blocks + blocks > quota {
+                if purpose == Purpose::Clients && realm.used_blocks + blocks > quota {
                     return Err(StoreError::OverQuota { realm: id, quota });
                 }
                 let fits = |open: &Open| {
                     let directory = directory_blocks(open.windows + 1);
                     open.next_block + blocks + directory <= slab_blocks
                 };
-                if let Some(open) = realm.open.as_mut().filter(|open| fits(open)) {
+                let lane = realm.lane(purpose);
+                if let Some(open) = lane.open.as_mut().filter(|open| fits(open)) {
                     let block = open.next_block;
                     open.next_block += blocks;
                     open.windows += 1;
+                    let number = open.number;
                     realm.used_blocks += blocks;
-                    let slab = state.slabs.get_mut(&open.number);
+                    let slab = state.slabs.get_mut(&number);
                     let slab = slab.expect("an open slab is there");
                     slab.pending += 1;
                     return Ok(Taken {
-                        position: Position(open.number * slab_blocks + block),
+                        position: Position(number * slab_blocks + block),
                         blocks,
                         extent: slab.extent.clone(),
                     });
                 }
-                if realm.is_opening {
+                if lane.is_opening {
                     let (send, heard) = oneshot::channel();
-                    realm.opening.push(send);
+                    lane.opening.push(send);
                     Some(heard)
                 } else {
-                    realm.is_opening = true;
+                    lane.is_opening = true;
                     None
                 }
             };
@@ -128,16 +131,16 @@ impl<D: Drive> Log<D> {
                 Some(other) => {
                     let _ = other.await;
                 }
-                None => self.open_slab(id).await?,
+                None => self.open_slab(id, purpose).await?,
             }
         }
     }
 
     /// Makes another slab the one that the realm's windows come from.
-    async fn open_slab(&self, id: RealmId) -> Result<(), StoreError> {
-        let _done = Opening(self, id);
+    async fn open_slab(&self, id: RealmId, purpose: Purpose) -> Result<(), StoreError> {
+        let _done = Opening(self, id, purpose);
         let slab_blocks = self.layout.slab_blocks;
-        self.make_room().await?;
+        self.make_room(purpose).await?;
         let number = {
             let mut state = self.state.borrow_mut();
             let number = state.next_slab;
@@ -165,7 +168,7 @@ impl<D: Drive> Log<D> {
             next_block: 0,
             windows: 0,
         };
-        if let Some(before) = realm.open.replace(open)
+        if let Some(before) = realm.lane(purpose).open.replace(open)
             && let Some(slab) = state.slabs.get_mut(&before.number)
         {
             slab.seal();
@@ -174,9 +177,19 @@ impl<D: Drive> Log<D> {
         Ok(())
     }
 
-    /// Waits until there is room for another slab, if slabs are about to be given back.
-    async fn make_room(&self) -> Result<(), StoreError> {
-        let needed = self.layout.slab_blocks + recovery::reserve_blocks(&self.layout);
+    /// Blocks that have to be free for another slab. The last one is compaction's: without it there would be no way back
+    /// from a full drive.
+    fn blocks_needed(&self, purpose: Purpose) -> u64 {
+        let slabs = match purpose {
+            Purpose::Clients => 2,
+            Purpose::Compaction => 1,
+        };
+        slabs * self.layout.slab_blocks + recovery::reserve_blocks(&self.layout)
+    }
+
+    /// Waits until there is room for another slab, if space is about to come back.
+    async fn make_room(&self, purpose: Purpose) -> Result<(), StoreError> {
+        let needed = self.blocks_needed(purpose);
         loop {
             self.check_open()?;
             if self.drive.free_blocks() >= needed {
@@ -190,20 +203,25 @@ impl<D: Drive> Log<D> {
                     .as_ref()
                     .is_some_and(|snapshot| !snapshot.retired.is_empty());
                 let is_read = |extent: &Rc<D::Extent>| Rc::strong_count(extent) > 1;
-                let hopeless = state.retired.is_empty()
-                    && !deleting
-                    && !self.is_deleting.get()
-                    && state.forgotten.iter().all(is_read);
-                if hopeless {
-                    return Err(StoreError::Full);
+                let comes_back = deleting
+                    || self.is_deleting.get()
+                    || self.is_checkpointing.get()
+                    || !state.retired.is_empty()
+                    || !state.forgotten.iter().all(is_read);
+                if !comes_back {
+                    if purpose == Purpose::Compaction || !self.wants_compaction(&state) {
+                        return Err(StoreError::Full);
+                    }
+                } else if !state.retired.is_empty() {
+                    self.wants_checkpoint.set(true);
                 }
                 let (send, heard) = oneshot::channel();
                 self.room.borrow_mut().push(send);
                 heard
             };
-            self.wants_checkpoint.set(true);
             self.ring();
             self.ring_maintenance();
+            self.ring_compaction();
             let _ = heard.await;
         }
     }
@@ -265,15 +283,16 @@ impl<D: Drive> Drop for Window<'_, D> {
 }
 
 /// Somebody opens a slab, until it is dropped.
-struct Opening<'a, D: Drive>(&'a Log<D>, RealmId);
+struct Opening<'a, D: Drive>(&'a Log<D>, RealmId, Purpose);
 
 impl<D: Drive> Drop for Opening<'_, D> {
     fn drop(&mut self) {
         let waiting = {
             let mut state = self.0.state.borrow_mut();
             state.realm(self.1).map(|realm| {
-                realm.is_opening = false;
-                std::mem::take(&mut realm.opening)
+                let lane = realm.lane(self.2);
+                lane.is_opening = false;
+                std::mem::take(&mut lane.opening)
             })
         };
         for heard in waiting.into_iter().flatten() {

@@ -1,11 +1,45 @@
 //! The one place where the simulations call the store.
 
+use std::cell::RefCell;
+
+use oriel_dht::region::Section;
+use oriel_engine::clock::Clock;
 use oriel_engine::store::{
-    FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Put, Recovery, StoreError,
-    StoreId,
+    FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Put, RealmId, RealmOptions,
+    Recovery, StoreError, StoreId, index_in_memory,
 };
 
 use super::drive::SimDrive;
+
+/// The realm of everything here.
+const REALM: RealmId = RealmId(7);
+
+thread_local! {
+    /// Memory for indexes: making it anew for each of a million stores would take longer than all else.
+    static INDEXES: RefCell<Vec<(u64, Section)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An index's memory, which goes back when the store is gone.
+struct Lease(u64, Section);
+
+impl Lease {
+    fn new(blobs_max: u64) -> Self {
+        let idle = INDEXES.with_borrow_mut(|idle| {
+            let at = idle.iter().position(|(of, _)| *of == blobs_max)?;
+            Some(idle.swap_remove(at).1)
+        });
+        Self(
+            blobs_max,
+            idle.unwrap_or_else(|| index_in_memory(blobs_max).unwrap()),
+        )
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        INDEXES.with_borrow_mut(|idle| idle.push((self.0, self.1.clone().used_before())));
+    }
+}
 
 /// How the store is made and opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,15 +73,20 @@ impl Shape {
         let options = OpenOptions {
             store: Some(store),
             blobs_max: self.blobs_max,
+            realms: vec![RealmOptions::new(REALM)],
+            clock: Clock::manual(),
         };
-        let (log, recovery) = oriel_engine::store::open(drive, &options).await?;
-        Ok((Store { log }, recovery))
+        let lease = Lease::new(self.blobs_max);
+        let index = lease.1.clone();
+        let (log, recovery) = oriel_engine::store::open(drive, index, &options).await?;
+        Ok((Store { log, _lease: lease }, recovery))
     }
 }
 
 /// A store that is open.
 pub(crate) struct Store {
     log: Log<SimDrive>,
+    _lease: Lease,
 }
 
 impl Store {
@@ -57,7 +96,7 @@ impl Store {
         kind: KeyKind,
         bytes: &[u8],
     ) -> Result<Put, StoreError> {
-        self.log.put(key, kind, bytes).await
+        self.log.put(REALM, key, kind, bytes).await
     }
 
     pub(crate) async fn read(
@@ -66,15 +105,15 @@ impl Store {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        self.log.read(key, offset, bytes).await
+        self.log.read(REALM, key, offset, bytes).await
     }
 
     pub(crate) async fn delete(&self, key: Key) -> Result<bool, StoreError> {
-        self.log.delete(key).await
+        self.log.delete(REALM, key).await
     }
 
     pub(crate) fn is_there(&self, key: &Key) -> bool {
-        self.log.locate(key).is_some()
+        self.log.locate(REALM, key).is_some()
     }
 
     pub(crate) fn length_max(&self) -> u64 {

@@ -1,0 +1,268 @@
+//! Moving the blobs out of slabs that hold little else than what was deleted, so that the slabs can be given back.
+//!
+//! It begins when a slab is wanted and the drive has no room for it. The slab that is emptied is the one whose room is worth
+//! most beside the copying that it takes: `(1 - u) * age / (1 + u)` for one that is `u` full, since what has been there for
+//! long will stay. A blob is checked before it is moved; one that is damaged stays where it is, and its slab with it.
+
+use std::task::Poll;
+
+use futures_channel::oneshot;
+
+use super::directory::Owner;
+use super::drive::Drive;
+use super::error::{OpenError, StoreError};
+use super::frame::Entry;
+use super::journal::remember;
+use super::log::Log;
+use super::reading::check_window;
+use super::record::{Record, data_blocks};
+use super::recovery::read_directory;
+use super::state::{Purpose, Queued, State};
+use super::trailer;
+use super::types::{BLOCK_BYTES, Position, RealmId};
+use super::window::Window;
+
+/// A slab that is fuller than this many eighths is not worth emptying.
+const FULL_EIGHTHS: u64 = 6;
+
+/// Moves that are on their way to the journal at once.
+const MOVES_AT_ONCE: usize = 64;
+
+/// Why a slab could not be emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stuck {
+    /// There was no room for its blobs.
+    NoRoom,
+    /// Something in it is damaged.
+    Damaged,
+}
+
+/// A slab that may be emptied.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Candidate {
+    pub(super) number: u64,
+    /// Blocks of its windows that hold blobs.
+    pub(super) live: u64,
+    /// Slabs that were made since.
+    pub(super) age: u64,
+}
+
+/// The slab whose room is worth most beside what it costs.
+pub(super) fn choose(
+    candidates: impl Iterator<Item = Candidate>,
+    slab_blocks: u64,
+) -> Option<Candidate> {
+    let worth = |candidate: &Candidate| {
+        let full = candidate.live as f64 / slab_blocks as f64;
+        (1.0 - full) * (candidate.age + 1) as f64 / (1.0 + full)
+    };
+    candidates
+        .filter(|candidate| candidate.live * 8 <= slab_blocks * FULL_EIGHTHS)
+        .max_by(|one, other| worth(one).total_cmp(&worth(other)))
+}
+
+/// A move that waits for the journal.
+type Moving = oneshot::Receiver<Result<(), StoreError>>;
+
+impl<D: Drive> Log<D> {
+    pub(super) fn ring_compaction(&self) {
+        if let Some(waker) = self.compaction_bell.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether emptying a slab would help those who wait for room.
+    pub(super) fn wants_compaction(&self, state: &State<D::Extent>) -> bool {
+        self.is_compacting.get() || self.victim(state).is_some()
+    }
+
+    fn victim(&self, state: &State<D::Extent>) -> Option<Candidate> {
+        let stuck = self.stuck.borrow();
+        let candidates = state.slabs.iter().filter(|(number, slab)| {
+            slab.is_sealed && slab.pending == 0 && slab.live > 0 && !stuck.contains_key(number)
+        });
+        let candidates = candidates.map(|(number, slab)| Candidate {
+            number: *number,
+            live: slab.live,
+            age: state.next_slab - number,
+        });
+        choose(candidates, self.layout.slab_blocks)
+    }
+
+    /// Empties slabs while somebody waits for room.
+    pub(super) async fn compact(&self) -> Result<(), StoreError> {
+        loop {
+            let next = std::future::poll_fn(|cx| {
+                if self.closing.get() || self.check_running().is_err() {
+                    return Poll::Ready(None);
+                }
+                let state = self.state.borrow();
+                if !self.room.borrow().is_empty()
+                    && let Some(victim) = self.victim(&state)
+                {
+                    self.is_compacting.set(true);
+                    return Poll::Ready(Some(victim));
+                }
+                remember(&mut self.compaction_bell.borrow_mut(), cx.waker());
+                Poll::Pending
+            });
+            let Some(victim) = next.await else {
+                return self.check_running();
+            };
+            let emptied = self.empty(victim.number).await;
+            self.is_compacting.set(false);
+            if let Err(error) = emptied {
+                let why = match error {
+                    StoreError::Full => Stuck::NoRoom,
+                    _ => Stuck::Damaged,
+                };
+                if why == Stuck::Damaged {
+                    tracing::warn!(slab = victim.number, %error, "a slab could not be emptied");
+                }
+                self.stuck.borrow_mut().insert(victim.number, why);
+            }
+            self.ring();
+            self.ring_maintenance();
+            self.tell_of_room();
+        }
+    }
+
+    /// Moves every blob out of a slab.
+    async fn empty(&self, number: u64) -> Result<(), StoreError> {
+        let (realm, extent, in_directory, tail) = {
+            let state = self.state.borrow();
+            let Some(slab) = state.slabs.get(&number) else {
+                return Ok(());
+            };
+            let (in_directory, tail) = slab.known_records();
+            (slab.realm, slab.extent.clone(), in_directory, tail.to_vec())
+        };
+        let owner = Owner {
+            store: self.layout.store,
+            realm,
+            slab: number,
+        };
+        let slab_blocks = self.layout.slab_blocks;
+        let records = read_directory(&self.drive, &owner, &extent, slab_blocks, in_directory).await;
+        let mut records = records.map_err(|error| match error {
+            OpenError::Drive(error) => StoreError::Drive(error),
+            error => StoreError::Directory {
+                slab: number,
+                detail: error.to_string(),
+            },
+        })?;
+        records.extend(tail);
+        records.sort_unstable_by_key(|record| record.position);
+        let mut worst = Ok(());
+        let mut moving = Vec::new();
+        for record in records {
+            if moving.len() == MOVES_AT_ONCE {
+                settle(&mut moving).await?;
+            }
+            match self.relocate(realm, &extent, &record).await {
+                Ok(moved) => moving.extend(moved),
+                // The others can go.
+                Err(error @ StoreError::Damaged { .. }) => worst = Err(error),
+                Err(error) => {
+                    settle(&mut moving).await?;
+                    return Err(error);
+                }
+            }
+        }
+        settle(&mut moving).await?;
+        worst
+    }
+
+    /// Copies a blob to another window, if it is still there, and has the journal say so.
+    async fn relocate(
+        &self,
+        realm: RealmId,
+        extent: &D::Extent,
+        record: &Record,
+    ) -> Result<Option<Moving>, StoreError> {
+        let is_there = {
+            let state = self.state.borrow();
+            let fingerprint = state.keys.fingerprint(realm, &record.key);
+            state
+                .locate_quietly(fingerprint)
+                .map(|place| place.position)
+                == Some(record.position)
+        };
+        if !is_there {
+            return Ok(None);
+        }
+        let slab_blocks = self.layout.slab_blocks;
+        let blocks = record.blocks();
+        let buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
+        let at = record.position.0 % slab_blocks;
+        let (mut buf, read) = self.drive.read(extent, at, buf).await;
+        read?;
+        check_window(record, buf.as_ref())?;
+        let taken = self.take_window(realm, blocks, Purpose::Compaction).await?;
+        let window = Window::new(self, taken);
+        let position = window.taken.position;
+        let checksum = move_window(record, buf.as_mut(), position);
+        let at = position.0 % slab_blocks;
+        self.drive.write(&window.taken.extent, at, buf).await.1?;
+        self.check_running()?;
+        let (send, heard) = oneshot::channel();
+        let moved = Record {
+            position,
+            checksum,
+            ..*record
+        };
+        let from = record.position;
+        let queued = Queued {
+            answer: Some(send),
+            window: Some((position, blocks)),
+            ..Queued::silent(Entry::Move {
+                record: moved,
+                from,
+            })
+        };
+        window.hand_over();
+        self.enqueue(queued);
+        let stat = &mut self.state.borrow_mut().stat;
+        stat.blobs_moved += 1;
+        stat.blocks_moved += blocks;
+        Ok(Some(heard))
+    }
+}
+
+/// Waits until the journal has all of them.
+async fn settle(moving: &mut Vec<Moving>) -> Result<(), StoreError> {
+    for moved in moving.drain(..) {
+        moved.await.unwrap_or(Err(StoreError::Closing))?;
+    }
+    Ok(())
+}
+
+/// Makes a window's bytes those of another position; the checksum for its record.
+fn move_window(record: &Record, window: &mut [u8], to: Position) -> u32 {
+    let data_bytes = data_blocks(record.length) as usize * BLOCK_BYTES;
+    let trailer = &mut window[data_bytes..];
+    match trailer.is_empty() {
+        true => record.checksum,
+        false => trailer::move_to(trailer, to),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(number: u64, live: u64, age: u64) -> Candidate {
+        Candidate { number, live, age }
+    }
+
+    #[test]
+    fn the_slab_with_most_to_gain_is_emptied_first() {
+        let choose = |all: &[Candidate]| choose(all.iter().copied(), 100).map(|one| one.number);
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[candidate(1, 76, 9)]), None);
+        assert_eq!(choose(&[candidate(1, 75, 0)]), Some(1));
+        assert_eq!(choose(&[candidate(1, 50, 3), candidate(2, 10, 3)]), Some(2));
+        // What is a little fuller and much older is worth more.
+        assert_eq!(choose(&[candidate(1, 30, 9), candidate(2, 20, 2)]), Some(1));
+    }
+}
