@@ -36,6 +36,9 @@ pub(crate) struct GateArgs {
     /// Run both sides without hugepages (not with v20.07's bdevperf)
     #[arg(long)]
     pub(crate) no_huge: bool,
+    /// Folder on the disk that the store and its peers are measured on [default: the folder for temporary files]
+    #[arg(long)]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +51,8 @@ pub(crate) enum Area {
     Ring,
     /// Lookups in the index beside hashbrown, and beside a writer (times and cores do not apply)
     Index,
+    /// The log store on a drive in memory, and on a disk beside plain files and foyer
+    Store,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,8 @@ pub(crate) enum GateError {
     Against(#[from] AgainstError),
     #[error(transparent)]
     Index(#[from] crate::index::IndexError),
+    #[error(transparent)]
+    Store(#[from] crate::store::StorePerfError),
 }
 
 /// One comparison and the ratio it must reach.
@@ -97,6 +104,15 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Ec => Ok(crate::ec::gate(args.rounds)),
         Area::Ring => Ok(crate::ring::gate(args.rounds)),
         Area::Index => Ok(crate::index::gate(args.rounds)?),
+        Area::Store => {
+            let (rounds, directory) = (args.rounds, args.directory.clone());
+            Ok(crate::store::gate(
+                rounds,
+                args.time,
+                &args.core_mask,
+                directory,
+            )?)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod out;
 mod report;
 mod ring;
 mod size;
+mod store;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ enum Command {
     Ec(ec::EcArgs),
     Ring(ring::RingArgs),
     Index(index::IndexArgs),
+    Store(Box<store::StoreArgs>),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Index(args) => index::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
+        Command::Store(args) => store::run(args).map(ended).map_err(Into::into),
         Command::Ec(args) => ec::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
