@@ -8,15 +8,13 @@ use std::task::Poll;
 
 use futures_channel::oneshot;
 
-use super::directory::Owner;
 use super::drive::Drive;
-use super::error::{OpenError, StoreError};
+use super::error::StoreError;
 use super::frame::Entry;
 use super::journal::remember;
 use super::log::Log;
 use super::reading::check_window;
 use super::record::{Record, data_blocks};
-use super::recovery::read_directory;
 use super::state::{Purpose, Queued, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Position, RealmId};
@@ -129,30 +127,15 @@ impl<D: Drive> Log<D> {
 
     /// Moves every blob out of a slab.
     async fn empty(&self, number: u64) -> Result<(), StoreError> {
-        let (realm, extent, in_directory, tail) = {
+        let slab = {
             let state = self.state.borrow();
-            let Some(slab) = state.slabs.get(&number) else {
-                return Ok(());
-            };
-            let (in_directory, tail) = slab.known_records();
-            (slab.realm, slab.extent.clone(), in_directory, tail.to_vec())
+            let slab = state.slabs.get(&number);
+            slab.map(|slab| (slab.realm, slab.extent.clone()))
         };
-        let owner = Owner {
-            store: self.layout.store,
-            realm,
-            slab: number,
+        let Some((realm, extent)) = slab else {
+            return Ok(());
         };
-        let slab_blocks = self.layout.slab_blocks;
-        let records = read_directory(&self.drive, &owner, &extent, slab_blocks, in_directory).await;
-        let mut records = records.map_err(|error| match error {
-            OpenError::Drive(error) => StoreError::Drive(error),
-            error => StoreError::Directory {
-                slab: number,
-                detail: error.to_string(),
-            },
-        })?;
-        records.extend(tail);
-        records.sort_unstable_by_key(|record| record.position);
+        let records = self.live_records(number, Position(0)).await?;
         let mut worst = Ok(());
         let mut moving = Vec::new();
         for record in records {

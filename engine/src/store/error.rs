@@ -134,6 +134,16 @@ pub enum StoreError {
         /// The one it has.
         found: u32,
     },
+    /// A blob that was found damaged before.
+    #[error(
+        "blob {key} at {position} was found damaged and is not served: store it again after deleting it, or repair it"
+    )]
+    Quarantined {
+        /// Its key.
+        key: Key,
+        /// Where it is.
+        position: Position,
+    },
     /// The journal could not be written: nothing more is taken.
     #[error(
         "the store takes no more changes since its journal could not be written ({reason}): replace the drive or restart the node"

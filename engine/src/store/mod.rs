@@ -7,11 +7,13 @@
 //! What is written, byte by byte, is in the headers of `label.rs`, `checkpoint.rs`, `directory.rs`, `frame.rs`,
 //! `record.rs` and `trailer.rs`.
 
+mod check;
 mod checkpoint;
 mod compaction;
 mod directory;
 mod drive;
 mod error;
+mod format;
 mod frame;
 mod join;
 mod journal;
@@ -27,14 +29,18 @@ mod spdk_drive;
 mod state;
 mod trailer;
 mod types;
+mod walk;
 mod window;
 
+pub use check::{Problem, Report, check};
 pub use drive::{Drive, DriveError, ExtentName, Transferred};
 pub use error::{OpenError, StoreError};
+pub use format::{FormatOptions, format};
 pub use keys::{IndexError, index_in_memory};
 pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
 pub use record::{Record, window_blocks};
-pub use recovery::{FormatOptions, OpenOptions, Recovery, format, open};
+pub use recovery::{OpenOptions, Recovery, open};
 pub use reserve::{Commit, RESERVATION_TIME, Reserved};
 pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent};
 pub use types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId};
+pub use walk::{Damage, Listed, Page, Scrubbed};

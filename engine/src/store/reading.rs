@@ -37,6 +37,10 @@ impl<D: Drive> Log<D> {
         let Some(location) = state.locate(state.keys.fingerprint(realm, key)) else {
             return Ok(None);
         };
+        if !state.quarantine.is_empty() && state.quarantine.contains(&location.position) {
+            let (key, position) = (*key, location.position);
+            return Err(StoreError::Quarantined { key, position });
+        }
         let slab_blocks = self.layout.slab_blocks;
         let slab = state.slabs.get(&(location.position.0 / slab_blocks));
         let slab = slab.expect("the slab of a blob is there");

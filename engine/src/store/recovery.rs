@@ -1,4 +1,4 @@
-//! Making a store, and opening it again after whatever happened.
+//! Opening a store again after whatever happened.
 //!
 //! Opening reads the newest checkpoint that was written to its end and the directories of its slabs, applies the frames of
 //! the journal that follows it, and those of the next one if that was begun, then writes a checkpoint of its own: from then
@@ -26,25 +26,6 @@ use crate::clock::Clock;
 
 /// Blocks that are read at once.
 const SCAN_BLOCKS: u64 = 256;
-
-/// How a store is made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FormatOptions {
-    /// Blocks of a slab: a power of two.
-    pub slab_blocks: u64,
-    /// Blocks of each of the two journals.
-    pub journal_blocks: u64,
-}
-
-impl Default for FormatOptions {
-    /// Slabs of 1 GiB, journals of 64 MiB.
-    fn default() -> Self {
-        Self {
-            slab_blocks: 1 << 18,
-            journal_blocks: 1 << 14,
-        }
-    }
-}
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -91,57 +72,9 @@ pub(super) fn reserve_blocks<E>(layout: &Layout<E>) -> u64 {
     2 * checkpoint_blocks(layout.blobs_max.div_ceil(8) + records + open)
 }
 
-/// Makes a store on a drive without extents.
-pub async fn format<D: Drive>(
-    drive: &D,
-    store: StoreId,
-    options: &FormatOptions,
-) -> Result<(), OpenError> {
-    check_sizes(options.slab_blocks, options.journal_blocks)?;
-    let extents = drive.extents().await?;
-    let names = extents.iter().map(|(name, _)| name);
-    let was_opened = was_opened(names);
-    for (name, extent) in extents {
-        if name == ExtentName::Label {
-            match read_label(drive, &extent).await {
-                Ok(label) => return Err(OpenError::Formatted { store: label.store }),
-                Err(OpenError::Damaged { .. }) if !was_opened => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // Left by a format that did not come to its end: the label is the last thing it writes.
-        drive.delete(extent).await?;
-    }
-    for number in [0, 1] {
-        let name = ExtentName::Journal(number);
-        let journal = drive.create(name, options.journal_blocks).await?;
-        // What is in a new extent is undefined: it may be another time's frames of the same store.
-        write_zeroes(drive, &journal, options.journal_blocks).await?;
-    }
-    let header = Header {
-        store,
-        epoch: 0,
-        next_slab: 1,
-        bytes: 0,
-        sequence: 0,
-    };
-    journal::write_checkpoint(drive, &header, &[]).await?;
-    let label = Label {
-        store,
-        slab_blocks: options.slab_blocks,
-        journal_blocks: options.journal_blocks,
-    };
-    let extent = drive.create(ExtentName::Label, 1).await?;
-    let mut buf = drive.buffer(BLOCK_BYTES)?;
-    label.encode(buf.as_mut());
-    drive.write(&extent, 0, buf).await.1?;
-    drive.flush().await?;
-    Ok(())
-}
-
 /// Whether a store was ever opened there: opening writes a checkpoint. A label that is not whole is otherwise that of a
 /// format that did not come to its end.
-fn was_opened<'a>(mut names: impl Iterator<Item = &'a ExtentName>) -> bool {
+pub(super) fn was_opened<'a>(mut names: impl Iterator<Item = &'a ExtentName>) -> bool {
     names.any(|name| match name {
         ExtentName::Slab(_) => true,
         ExtentName::Checkpoint(epoch) => *epoch > 0,
@@ -150,19 +83,30 @@ fn was_opened<'a>(mut names: impl Iterator<Item = &'a ExtentName>) -> bool {
 }
 
 /// The extents of a drive, by name.
-type Extents<D> = BTreeMap<ExtentName, <D as Drive>::Extent>;
+pub(super) type Extents<D> = BTreeMap<ExtentName, <D as Drive>::Extent>;
 
-/// Opens the store on a drive, with an index in that section, whatever is there.
-pub async fn open<D: Drive>(
-    drive: D,
+/// What is on a store's drive.
+pub(super) struct Loaded<D: Drive> {
+    pub(super) layout: Layout<D::Extent>,
+    pub(super) state: State<D::Extent>,
+    /// Of the newest checkpoint.
+    pub(super) header: Header,
+    /// Where the journal ends.
+    pub(super) tail: Tail,
+    pub(super) extents: Extents<D>,
+}
+
+/// Reads what is on a store's drive, and writes nothing.
+pub(super) async fn load<D: Drive>(
+    drive: &D,
     index: Section,
     options: &OpenOptions,
-) -> Result<(Log<D>, Recovery), OpenError> {
+) -> Result<Loaded<D>, OpenError> {
     let extents: Extents<D> = drive.extents().await?.into_iter().collect();
     let label = extents
         .get(&ExtentName::Label)
         .ok_or(OpenError::NotFormatted)?;
-    let label = match read_label(&drive, label).await {
+    let label = match read_label(drive, label).await {
         Err(OpenError::Damaged { .. }) if !was_opened(extents.keys()) => {
             return Err(OpenError::NotFormatted);
         }
@@ -187,27 +131,49 @@ pub async fn open<D: Drive>(
         blobs_max: options.blobs_max,
     };
 
-    let header = newest_checkpoint(&drive, &extents, label.store).await?;
+    let header = newest_checkpoint(drive, &extents, label.store).await?;
     let keys = Keys::new(index, label.store, options.blobs_max)?;
     let mut state = State::new(keys, &options.realms, header.next_slab);
     let mut reader = Reader {
-        drive: &drive,
+        drive,
         layout: &layout,
         extents: &extents,
     };
     reader.read_checkpoint(&header, &mut state).await?;
-    let mut recovery = Recovery {
-        from_checkpoint: state.keys.len(),
-        ..Recovery::default()
-    };
+    state.stat.blobs = state.keys.len();
     let tail = reader.replay(&header, &mut state).await?;
-    recovery.frames = tail.sequence - header.sequence;
     let blobs = state.keys.len();
     if blobs > options.blobs_max {
         let max = options.blobs_max;
         return Err(OpenError::TooManyBlobs { blobs, max });
     }
+    Ok(Loaded {
+        layout,
+        state,
+        header,
+        tail,
+        extents,
+    })
+}
 
+/// Opens the store on a drive, with an index in that section, whatever is there.
+pub async fn open<D: Drive>(
+    drive: D,
+    index: Section,
+    options: &OpenOptions,
+) -> Result<(Log<D>, Recovery), OpenError> {
+    let Loaded {
+        layout,
+        mut state,
+        header,
+        tail,
+        extents,
+    } = load(&drive, index, options).await?;
+    let mut recovery = Recovery {
+        from_checkpoint: std::mem::take(&mut state.stat.blobs),
+        frames: tail.sequence - header.sequence,
+        slabs_dropped: 0,
+    };
     // Slabs that hold nothing, were made and never came into the journal, or were not given back in time.
     state.retire();
     state.retired.clear();
@@ -240,7 +206,10 @@ pub async fn open<D: Drive>(
     Ok((log, recovery))
 }
 
-async fn read_label<D: Drive>(drive: &D, extent: &D::Extent) -> Result<Label, OpenError> {
+pub(super) async fn read_label<D: Drive>(
+    drive: &D,
+    extent: &D::Extent,
+) -> Result<Label, OpenError> {
     let block = read(drive, extent, 0, 1).await?;
     Label::decode(block.as_ref()).map_err(|wrong| match wrong {
         NoLabel::Foreign => OpenError::Damaged {
@@ -568,19 +537,4 @@ async fn read<D: Drive>(
     let buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
     let (buf, read) = drive.read(extent, block, buf).await;
     read.map(|()| buf)
-}
-
-async fn write_zeroes<D: Drive>(
-    drive: &D,
-    extent: &D::Extent,
-    blocks: u64,
-) -> Result<(), DriveError> {
-    let mut block = 0;
-    while block < blocks {
-        let count = (blocks - block).min(256);
-        let buf = drive.buffer(count as usize * BLOCK_BYTES)?;
-        drive.write(extent, block, buf).await.1?;
-        block += count;
-    }
-    Ok(())
 }

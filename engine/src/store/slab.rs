@@ -70,6 +70,11 @@ impl<E> Slab<E> {
         }
     }
 
+    /// Blobs that are in it.
+    pub(super) fn blobs(&self) -> u64 {
+        u64::from(self.records() - self.dead)
+    }
+
     /// Blobs that are or were in it.
     pub(super) fn records(&self) -> u32 {
         self.blobs.len() as u32

@@ -30,7 +30,7 @@ use oriel_spdk::blob::{
 };
 
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
-use super::recovery::FormatOptions;
+use super::format::FormatOptions;
 use super::types::BLOCK_BYTES;
 use buffer::IdleBuffers;
 pub use buffer::SpdkBuf;

@@ -1,6 +1,6 @@
 //! What the log knows, and how an entry of its journal changes it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use futures_channel::oneshot;
@@ -116,6 +116,8 @@ pub(super) struct State<E> {
     /// Those that no checkpoint names, as long as somebody still reads.
     pub(super) forgotten: Vec<Rc<E>>,
     pub(super) snapshot: Option<Snapshot<E>>,
+    /// Blobs that were found damaged, by the first block of their windows.
+    pub(super) quarantine: BTreeSet<Position>,
     pub(super) stat: LogStat,
 }
 
@@ -138,6 +140,7 @@ impl<E> State<E> {
             retired: Vec::new(),
             forgotten: Vec::new(),
             snapshot: None,
+            quarantine: BTreeSet::new(),
             stat: LogStat::default(),
         }
     }
@@ -229,6 +232,9 @@ impl<E> State<E> {
         if let Some(realm) = self.realms.get_mut(&slab.realm) {
             realm.used_blocks -= blocks;
             realm.blobs -= 1;
+        }
+        if !self.quarantine.is_empty() {
+            self.quarantine.remove(&was.position);
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ pub(super) fn decode_name(bytes: &[u8]) -> Option<(ExtentName, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::recovery::FormatOptions;
+    use super::super::super::format::FormatOptions;
     use super::*;
 
     #[test]

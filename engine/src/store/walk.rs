@@ -1,0 +1,197 @@
+//! Going through all blobs by their places: listing them, and looking whether they are still whole.
+//!
+//! Blobs are shown in the order of their positions. Positions are never used twice and moves go to later ones, so a walk in
+//! steps misses no blob that is there all the time; one that is moved meanwhile may be shown twice.
+
+use super::directory::Owner;
+use super::drive::Drive;
+use super::error::{OpenError, StoreError};
+use super::log::Log;
+use super::reading::check_window;
+use super::record::Record;
+use super::recovery::read_directory;
+use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
+
+/// A blob in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its key.
+    pub key: Key,
+    /// Where it is.
+    pub location: Location,
+}
+
+/// A part of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Blobs, by position.
+    pub blobs: Vec<Listed>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Position>,
+}
+
+/// A blob whose bytes are not what was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Whose it is.
+    pub realm: RealmId,
+    /// Its key.
+    pub key: Key,
+    /// What was found.
+    pub error: StoreError,
+}
+
+/// What a step of a scrub found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scrubbed {
+    /// Blobs that were read.
+    pub blobs: u64,
+    /// Blocks of their windows.
+    pub blocks: u64,
+    /// Those that are damaged.
+    pub damaged: Vec<Damage>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Position>,
+}
+
+impl<D: Drive> Log<D> {
+    /// Blobs of a realm from a position on, up to `most` of them.
+    pub async fn list(
+        &self,
+        realm: RealmId,
+        from: Position,
+        most: usize,
+    ) -> Result<Page, StoreError> {
+        self.check_realm(realm)?;
+        let mut blobs = Vec::new();
+        let mut number = Some(from.0 / self.layout.slab_blocks);
+        while let Some(at) = self.next_slab(number, Some(realm)) {
+            for record in self.live_records(at, from).await? {
+                if blobs.len() == most {
+                    let next = Some(record.position);
+                    return Ok(Page { blobs, next });
+                }
+                blobs.push(Listed {
+                    key: record.key,
+                    location: record.location(),
+                });
+            }
+            number = Some(at + 1);
+        }
+        Ok(Page { blobs, next: None })
+    }
+
+    /// Reads blobs of all realms from a position on and checks them, until so many blocks were read. A blob that is
+    /// damaged is not served any more, unless a later scrub finds it whole.
+    pub async fn scrub(&self, from: Position, blocks: u64) -> Result<Scrubbed, StoreError> {
+        let mut found = Scrubbed {
+            blobs: 0,
+            blocks: 0,
+            damaged: Vec::new(),
+            next: None,
+        };
+        let mut number = Some(from.0 / self.layout.slab_blocks);
+        while let Some(at) = self.next_slab(number, None) {
+            let slab = {
+                let state = self.state.borrow();
+                let slab = state.slabs.get(&at);
+                slab.map(|slab| (slab.realm, slab.extent.clone()))
+            };
+            number = Some(at + 1);
+            let Some((realm, extent)) = slab else {
+                continue;
+            };
+            for record in self.live_records(at, from).await? {
+                if found.blocks >= blocks {
+                    found.next = Some(record.position);
+                    return Ok(found);
+                }
+                let checked = self.check_record(&extent, &record).await;
+                found.blobs += 1;
+                found.blocks += record.blocks();
+                let mut state = self.state.borrow_mut();
+                match checked {
+                    Ok(()) => {
+                        state.quarantine.remove(&record.position);
+                    }
+                    Err(error) => {
+                        state.quarantine.insert(record.position);
+                        let key = record.key;
+                        tracing::error!(%realm, %key, %error, "a blob is damaged");
+                        found.damaged.push(Damage { realm, key, error });
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first slab of that number or a later one, of a realm or of any.
+    fn next_slab(&self, from: Option<u64>, realm: Option<RealmId>) -> Option<u64> {
+        let state = self.state.borrow();
+        let mut slabs = state.slabs.range(from?..);
+        let is_wanted = |of: RealmId| realm.is_none_or(|realm| realm == of);
+        slabs.find_map(|(number, slab)| is_wanted(slab.realm).then_some(*number))
+    }
+
+    /// The blobs that are in a slab now, from a position on, in order.
+    pub(super) async fn live_records(
+        &self,
+        number: u64,
+        from: Position,
+    ) -> Result<Vec<Record>, StoreError> {
+        let (owner, extent, in_directory, tail) = {
+            let state = self.state.borrow();
+            let Some(slab) = state.slabs.get(&number) else {
+                return Ok(Vec::new());
+            };
+            let owner = Owner {
+                store: self.layout.store,
+                realm: slab.realm,
+                slab: number,
+            };
+            let (in_directory, tail) = slab.known_records();
+            (owner, slab.extent.clone(), in_directory, tail.to_vec())
+        };
+        let slab_blocks = self.layout.slab_blocks;
+        let records = read_directory(&self.drive, &owner, &extent, slab_blocks, in_directory);
+        let mut records = records.await.map_err(|error| match error {
+            OpenError::Drive(error) => StoreError::Drive(error),
+            error => StoreError::Directory {
+                slab: number,
+                detail: error.to_string(),
+            },
+        })?;
+        records.extend(tail);
+        let state = self.state.borrow();
+        records.retain(|record| {
+            let fingerprint = state.keys.fingerprint(owner.realm, &record.key);
+            let there = state.locate_quietly(fingerprint);
+            record.position >= from && there == Some(record.location())
+        });
+        records.sort_unstable_by_key(|record| record.position);
+        Ok(records)
+    }
+
+    pub(super) async fn check_record(
+        &self,
+        extent: &D::Extent,
+        record: &Record,
+    ) -> Result<(), StoreError> {
+        check_record(&self.drive, extent, self.layout.slab_blocks, record).await
+    }
+}
+
+/// Reads a blob's window and checks it.
+pub(super) async fn check_record<D: Drive>(
+    drive: &D,
+    extent: &D::Extent,
+    slab_blocks: u64,
+    record: &Record,
+) -> Result<(), StoreError> {
+    let buf = drive.buffer(record.blocks() as usize * BLOCK_BYTES)?;
+    let at = record.position.0 % slab_blocks;
+    let (buf, read) = drive.read(extent, at, buf).await;
+    read?;
+    check_window(record, buf.as_ref())
+}

@@ -1,0 +1,200 @@
+//! Going through all blobs of a store on a simulated drive: lists, scrubs, and the check of one that is stopped.
+#![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
+
+mod store_sim;
+
+use std::collections::BTreeMap;
+
+use oriel_engine::clock::Clock;
+use oriel_engine::store::*;
+use store_sim::api::Shape;
+use store_sim::drive::SimDrive;
+use store_sim::image::Image;
+use store_sim::run::{Task, run_all, run_one};
+
+const SHAPE: Shape = Shape {
+    drive_blocks: 2048,
+    slab_blocks: 128,
+    journal_blocks: 16,
+    blobs_max: 1000,
+};
+const REALM: RealmId = RealmId(1);
+const OTHER: RealmId = RealmId(2);
+
+fn key(name: u8) -> Key {
+    Key::new([name; 32])
+}
+
+fn bytes(seed: u8) -> Vec<u8> {
+    let length = 100 + usize::from(seed) * 700;
+    (0..length)
+        .map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed)
+        .collect()
+}
+
+fn formatted() -> SimDrive {
+    let drive = SimDrive::new(Image::default(), SHAPE.drive_blocks);
+    run_one(SHAPE.format(&drive)).unwrap().unwrap();
+    drive
+}
+
+fn options() -> OpenOptions {
+    OpenOptions {
+        store: Some(Shape::STORE),
+        blobs_max: SHAPE.blobs_max,
+        realms: vec![RealmOptions::new(REALM), RealmOptions::new(OTHER)],
+        clock: Clock::manual(),
+    }
+}
+
+fn with_log(drive: &SimDrive, work: impl AsyncFnOnce(&Log<SimDrive>)) {
+    let index = index_in_memory(SHAPE.blobs_max).unwrap();
+    let opened = run_one(open(drive.clone(), index, &options()));
+    let (log, _) = opened.unwrap().unwrap();
+    let mut both: [Task<'_>; 2] = [
+        Box::pin(async { log.run().await.unwrap() }),
+        Box::pin(async {
+            work(&log).await;
+            log.close();
+        }),
+    ];
+    assert_eq!(run_all(&mut both), [true, true], "somebody waits for ever");
+}
+
+/// Blobs 0 to 199 of one realm and 0 to 9 of another, less every third.
+async fn fill(log: &Log<SimDrive>) {
+    for name in 0..200 {
+        let blob = bytes(name % 40);
+        let put = log.put(REALM, key(name), KeyKind::Name, &blob).await;
+        assert_eq!(put, Ok(Put::Created));
+        if name < 10 {
+            let put = log.put(OTHER, key(name), KeyKind::Name, &blob).await;
+            assert_eq!(put, Ok(Put::Created));
+        }
+        if name % 3 == 0 {
+            assert_eq!(log.delete(REALM, key(name)).await, Ok(true));
+        }
+    }
+}
+
+async fn list(log: &Log<SimDrive>, realm: RealmId, most: usize) -> Vec<Listed> {
+    let mut all = Vec::new();
+    let mut from = Some(Position(0));
+    while let Some(position) = from {
+        let page = log.list(realm, position, most).await.unwrap();
+        assert!(page.blobs.len() <= most);
+        all.extend(page.blobs);
+        from = page.next;
+    }
+    all
+}
+
+#[test]
+fn a_list_has_every_blob_of_the_realm_once() {
+    let drive = formatted();
+    let mut before = Vec::new();
+    with_log(&drive, async |log| {
+        fill(log).await;
+        before = list(log, REALM, 1000).await;
+        assert_eq!(list(log, OTHER, 3).await.len(), 10);
+        let unknown = log.list(RealmId(3), Position(0), 1).await;
+        let realm = RealmId(3);
+        assert_eq!(unknown, Err(StoreError::UnknownRealm { realm }));
+    });
+    with_log(&drive, async |log| {
+        for most in [1, 7, 1000] {
+            assert_eq!(list(log, REALM, most).await, before);
+        }
+        let by_key: BTreeMap<Key, Location> = before
+            .iter()
+            .map(|listed| (listed.key, listed.location))
+            .collect();
+        assert_eq!(by_key.len(), before.len());
+        for name in 0..200 {
+            let there = by_key.get(&key(name)).copied();
+            assert_eq!(there, log.locate(REALM, &key(name)), "{name}");
+            assert_eq!(there.is_some(), name % 3 != 0);
+        }
+    });
+}
+
+/// The byte of the drive's image where a blob's byte is.
+fn flip(drive: &SimDrive, position: Position, byte: usize) -> SimDrive {
+    let mut image = drive.image();
+    let slab = ExtentName::Slab(position.0 / SHAPE.slab_blocks);
+    let at = (position.0 % SHAPE.slab_blocks) as usize * BLOCK_BYTES + byte;
+    assert!(image.flip(slab, at as u64, 0x10));
+    SimDrive::new(image, SHAPE.drive_blocks)
+}
+
+async fn scrub(log: &Log<SimDrive>, blocks: u64) -> (u64, Vec<Damage>) {
+    let (mut blobs, mut damaged) = (0, Vec::new());
+    let mut from = Some(Position(0));
+    while let Some(position) = from {
+        let step = log.scrub(position, blocks).await.unwrap();
+        blobs += step.blobs;
+        damaged.extend(step.damaged);
+        from = step.next;
+    }
+    (blobs, damaged)
+}
+
+fn run_check(drive: &SimDrive) -> Report {
+    let index = index_in_memory(SHAPE.blobs_max).unwrap();
+    run_one(check(drive, index, &options())).unwrap().unwrap()
+}
+
+#[test]
+fn a_scrub_and_a_check_find_every_kind_of_damage_and_nothing_else() {
+    let drive = formatted();
+    let (mut small, mut large) = (None, None);
+    with_log(&drive, async |log| {
+        fill(log).await;
+        small = log.locate(REALM, &key(1));
+        large = log.locate(REALM, &key(38));
+        assert_eq!(scrub(log, 50).await, (143, Vec::new()));
+    });
+    let report = run_check(&drive);
+    assert_eq!((report.blobs, report.leftovers, report.frames), (143, 0, 0));
+    assert_eq!(report.problems, []);
+    let image = drive.image().digest();
+
+    let (small, large) = (small.unwrap(), large.unwrap());
+    let blocks = large.length.div_ceil(BLOCK_BYTES as u64) as usize;
+    // A byte, padding, a block of a large one, the checksum of a block in its trailer, and the trailer's end, which nobody
+    // reads but to check it.
+    let cases = [
+        (1, small.position, 0),
+        (1, small.position, small.length as usize),
+        (38, large.position, 3 * BLOCK_BYTES),
+        (38, large.position, blocks * BLOCK_BYTES + 4),
+        (38, large.position, (blocks + 1) * BLOCK_BYTES - 20),
+    ];
+    for (name, position, byte) in cases {
+        let damaged = flip(&drive, position, byte);
+        let report = run_check(&damaged);
+        assert_eq!(report.blobs, 143);
+        assert_eq!(report.problems.len(), 1, "{byte}");
+        let Problem::Blob { key: found, .. } = &report.problems[0] else {
+            panic!("{}", report.problems[0]);
+        };
+        assert_eq!(*found, key(name));
+        with_log(&damaged, async |log| {
+            let (blobs, found) = scrub(log, 50).await;
+            assert_eq!((blobs, found.len()), (143, 1));
+            assert_eq!((found[0].realm, found[0].key), (REALM, key(name)));
+            let read = log.read(REALM, &key(name), 0, 1).await;
+            let key = key(name);
+            assert_eq!(read, Err(StoreError::Quarantined { key, position }));
+            // It can be stored again.
+            assert_eq!(log.delete(REALM, key).await, Ok(true));
+            let put = log.put(REALM, key, KeyKind::Name, b"again").await;
+            assert_eq!(put, Ok(Put::Created));
+            assert_eq!(scrub(log, 50).await, (143, Vec::new()));
+        });
+    }
+    // Looking has changed nothing.
+    assert_eq!(drive.image().digest(), image);
+}
