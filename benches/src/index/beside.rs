@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use oriel_dht::index::{Index, Writer};
+use rustix::time::{ClockId, clock_gettime};
 
-use super::growth::cpu_time;
 use super::rig::{Keys, Rig, entry, key};
 use crate::against::ratio::{Comparison, Round, median};
 
@@ -75,6 +75,12 @@ fn turn(rig: &mut Rig, readers: u32, writing: Option<&mut u64>) -> (f64, f64) {
     rig.writers = writers;
     let rates = rates.into_inner().unwrap_or_else(PoisonError::into_inner);
     (rates.iter().sum(), written as f64 / seconds)
+}
+
+/// The thread's own time.
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Lookups a second of this thread's own time.

@@ -2,7 +2,7 @@
 
 use super::IndexError;
 use super::beside::{self, Beside};
-use super::growth;
+use super::growth::{self, Pages, us};
 use super::rig::{Keys, Rig, Side, Turn};
 use crate::against::ratio::Comparison;
 use crate::out::say;
@@ -16,6 +16,8 @@ const SINGLE_OF_HASHBROWN: f64 = 1.0;
 const READERS_BESIDE_WRITER: f64 = 0.80;
 const LINES: f64 = 1.1;
 const PAUSE_US: f64 = 100.0;
+/// As often the same index grows at least.
+const GROWTHS: u32 = 7;
 
 /// Measures, prints a line for each promise, and says whether all are kept.
 pub(crate) fn gate(rounds: u32) -> Result<bool, IndexError> {
@@ -82,8 +84,18 @@ pub(crate) fn gate(rounds: u32) -> Result<bool, IndexError> {
         let lines = rig.lines(keys);
         good &= at_most(&format!("lines for each {}", keys.name()), lines, LINES, "");
     }
-    let longest = growth::measure(3)?.longest.as_secs_f64() * 1e6;
-    good &= at_most("longest insert while growing", longest, PAUSE_US, "us");
+    for pages in Pages::BOTH {
+        let steps = growth::measure(pages, rounds.max(GROWTHS))?;
+        let name = format!("longest insert of growth, {}", pages.name());
+        good &= at_most(&name, us(steps.longest), PAUSE_US, "us");
+        say!(
+            "{:<44} {} lines at most; {:.0} us with interruptions, a loop of nothing {:.0} us",
+            "",
+            steps.lines,
+            us(steps.interrupted),
+            us(steps.idle)
+        );
+    }
     Ok(good)
 }
 

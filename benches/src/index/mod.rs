@@ -9,10 +9,11 @@ mod rig;
 use std::path::PathBuf;
 
 use clap::Args;
-use oriel_dht::index::{CreateError, InsertError, SizeError};
+use oriel_dht::index::{AdoptError, CloseError, CreateError, InsertError, SizeError};
 use oriel_dht::region::{self, SectionError};
 
 pub(crate) use gate::gate;
+use growth::Pages;
 use rig::{Keys, Rig, Side, Turn};
 
 use crate::out::say;
@@ -36,6 +37,9 @@ pub(crate) struct IndexArgs {
     /// A file or DAX device for the index; what is there is lost [default: memory]
     #[arg(long, value_name = "PATH")]
     region: Option<PathBuf>,
+    /// Leave dashmap and papaya out: 2^27 places then need 11 GiB
+    #[arg(long)]
+    hashbrown_only: bool,
     /// Threads that read while a writer writes; may be given several times [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     readers: Vec<u32>,
@@ -53,6 +57,16 @@ pub(crate) enum IndexError {
     Create(#[from] CreateError),
     #[error(transparent)]
     Insert(#[from] InsertError),
+    #[error(transparent)]
+    Close(#[from] CloseError),
+    #[error(transparent)]
+    CloseRegion(#[from] region::CloseError),
+    #[error(transparent)]
+    Open(#[from] region::OpenError),
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    #[error("memory for a growing index: {0}")]
+    Memory(#[from] rustix::io::Errno),
 }
 
 fn or_all<T: Clone>(chosen: &[T], all: &[T]) -> Vec<T> {
@@ -60,26 +74,37 @@ fn or_all<T: Clone>(chosen: &[T], all: &[T]) -> Vec<T> {
 }
 
 pub(crate) fn run(args: &IndexArgs) -> Result<(), IndexError> {
+    let sides: Vec<Side> = Side::ALL
+        .into_iter()
+        .filter(|side| !args.hashbrown_only || !matches!(side, Side::Dashmap | Side::Papaya))
+        .collect();
     say!(
         "{:>5} {:>4} {:<5} {:<4} {}  lines",
         "slots",
         "full",
         "keys",
         "",
-        Side::ALL
+        sides
+            .iter()
             .map(|side| format!("{:>9}", side.name()))
+            .collect::<Vec<_>>()
             .join(" ")
     );
     for log in or_all(&args.slots, &[20, 24]) {
         for percent in or_all(&args.full, &[50, 75, 85]) {
-            let mut rig = Rig::build(1 << log, percent, args.region.as_deref(), true)?;
+            let mut rig = Rig::build(
+                1 << log,
+                percent,
+                args.region.as_deref(),
+                !args.hashbrown_only,
+            )?;
             if percent == 85 || args.full.len() == 1 {
                 say!("{:>5} {}", format!("2^{log}"), rig.describe());
             }
             for keys in [Keys::Hits, Keys::Misses] {
                 for turn in [Turn::Cold, Turn::Warm] {
-                    let times = rig.rounds(&Side::ALL, keys, turn, args.rounds);
-                    let columns: Vec<String> = Side::ALL
+                    let times = rig.rounds(&sides, keys, turn, args.rounds);
+                    let columns: Vec<String> = sides
                         .iter()
                         .map(|side| format!("{:>9.1}", times.ns(*side)))
                         .collect();
@@ -98,8 +123,8 @@ pub(crate) fn run(args: &IndexArgs) -> Result<(), IndexError> {
             }
         }
     }
-    for line in growth::describe(args.rounds.min(3))? {
-        say!("{line}");
+    for pages in Pages::BOTH {
+        say!("{}", growth::describe(pages, args.rounds)?);
     }
     Ok(())
 }
