@@ -32,6 +32,16 @@ pub enum StoreError {
         /// What it may have.
         quota: u64,
     },
+    /// More pinned than a realm may keep.
+    #[error(
+        "{realm} keeps {most} blocks of pinned blobs at most: unpin some, or wait for their time to end"
+    )]
+    TooManyPins {
+        /// Which.
+        realm: RealmId,
+        /// The most of it.
+        most: u64,
+    },
     /// A buffer that is not a blob's window.
     #[error("the buffer has {found} bytes, and the blob's window {expected}")]
     BufferSize {

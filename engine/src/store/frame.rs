@@ -16,8 +16,10 @@
 //!  delete  2, 7 zeros, key (32), position (8)         the key is gone, if that is where it was
 //!  slab    3, 0, realm (2), 4 zeros, number (8)       windows of this slab may follow
 //!  move    4, 7 zeros, record (64), position (8)      the blob that was at that position is at the record's window
+//!  evict   5, 7 zeros, fingerprint (16), position (8) as delete; what the fingerprint is, is in `keys.rs`
 //! ```
 
+use oriel_dht::index::Fingerprint;
 use oriel_ec::Crc32c;
 
 use super::record::{RECORD_BYTES, Record, u32_at, u64_at};
@@ -37,10 +39,12 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const SLAB: u8 = 3;
 const MOVE: u8 = 4;
+const EVICT: u8 = 5;
 const PUT_BYTES: usize = 8 + RECORD_BYTES;
 const DELETE_BYTES: usize = 8 + 32 + 8;
 const SLAB_BYTES: usize = 8 + 8;
 const MOVE_BYTES: usize = PUT_BYTES + 8;
+const EVICT_BYTES: usize = 8 + 16 + 8;
 
 /// One change of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +55,13 @@ pub(crate) enum Entry {
     Delete {
         /// The key.
         key: Key,
+        /// Where it was.
+        position: Position,
+    },
+    /// The blob is not at that position any more, to make room.
+    Evict {
+        /// Which.
+        blob: Fingerprint,
         /// Where it was.
         position: Position,
     },
@@ -109,6 +120,11 @@ pub(crate) fn encode(place: &Place, entries: &[Entry]) -> Vec<u8> {
             Entry::Delete { key, position } => {
                 bytes.extend(tag(DELETE));
                 bytes.extend(key.bytes());
+                bytes.extend(position.0.to_le_bytes());
+            }
+            Entry::Evict { blob, position } => {
+                bytes.extend(tag(EVICT));
+                bytes.extend(blob.to_bytes());
                 bytes.extend(position.0.to_le_bytes());
             }
             Entry::Slab(number, realm) => {
@@ -191,6 +207,11 @@ fn decode_entries(mut bytes: &[u8], count: u32) -> Option<Vec<Entry>> {
                 let number = SlabNumber(u64_at(rest.get(..8)?, 0));
                 (Entry::Slab(number, realm), SLAB_BYTES)
             }
+            EVICT => {
+                let blob = Fingerprint::from_bytes(*rest.first_chunk()?);
+                let position = Position(u64_at(rest.get(16..24)?, 0));
+                (Entry::Evict { blob, position }, EVICT_BYTES)
+            }
             MOVE => {
                 let record = Record::decode(rest.first_chunk()?)?;
                 let from = Position(u64_at(rest.get(RECORD_BYTES..RECORD_BYTES + 8)?, 0));
@@ -236,6 +257,10 @@ mod tests {
                 record,
                 from: Position(0x98),
             },
+            Entry::Evict {
+                blob: Fingerprint::from_bytes([0xcd; 16]),
+                position: Position(0x97),
+            },
         ]
     }
 
@@ -254,13 +279,13 @@ mod tests {
         let bytes = encode(&place(), &entries());
         let header = [
             &b"OJ01"[..],
-            &Crc32c::of(&bytes[8..280]).value().to_le_bytes(),
+            &Crc32c::of(&bytes[8..312]).value().to_le_bytes(),
             &[7; 16],
             &[3, 0, 0, 0, 0, 0, 0, 0],
             &[9, 0, 0, 0, 0, 0, 0, 0],
             &[5, 0, 0, 0, 0, 0, 0, 0],
-            &[24, 1, 0, 0],
-            &[4, 0, 0, 0],
+            &[56, 1, 0, 0],
+            &[5, 0, 0, 0],
             &[0; 8],
         ];
         assert_eq!(bytes[..64], header.concat());
@@ -286,13 +311,19 @@ mod tests {
             &[0x98, 0, 0, 0, 0, 0, 0, 0],
         ];
         assert_eq!(bytes[200..280], moved.concat());
-        assert!(bytes[280..].iter().all(|&byte| byte == 0));
+        let evict = [
+            &[5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0xcd; 16],
+            &[0x97, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(bytes[280..312], evict.concat());
+        assert!(bytes[312..].iter().all(|&byte| byte == 0));
     }
 
     #[test]
     fn no_flipped_bit_is_believed() {
         let bytes = encode(&place(), &entries());
-        for bit in 0..280 * 8 {
+        for bit in 0..312 * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&flipped, &place()), Found::Nothing, "bit {bit}");

@@ -1,4 +1,8 @@
 //! Keys to places: the index of `oriel-dht` under the store's fingerprints.
+//!
+//! A fingerprint is the 128-bit SipHash-1-3 of a key's 32 bytes and its realm's number, two bytes, little-endian. The hash's
+//! key are the first 16 bytes of BLAKE3's key derivation of the store's 16 bytes in the context `oriel 2026-11 fingerprints
+//! of the index`. Fingerprints stand in the journal, so this is a part of the format.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -103,7 +107,7 @@ impl Keys {
     pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
         let mut hasher = self.hasher;
         hasher.write(key.bytes());
-        hasher.write_u16(realm.0);
+        hasher.write(&realm.0.to_le_bytes());
         Fingerprint::from_bytes(hasher.finish128().as_bytes())
     }
 

@@ -20,6 +20,7 @@ use oriel_dht::index::Fingerprint;
 use super::compaction::Stuck;
 use super::drive::Drive;
 use super::error::StoreError;
+use super::eviction::Policy;
 use super::frame::Entry;
 use super::record::{LENGTH_MAX, Record, seal_window, trailer_blocks, window_blocks};
 use super::state::{Purpose, Queued, State};
@@ -45,6 +46,8 @@ pub struct RealmOptions {
     pub quota_blocks: Option<u64>,
     /// Whether reads check what they read.
     pub verify: bool,
+    /// How its blobs make room for others, if it is a cache; a realm that is none says that it is full.
+    pub cache: Option<Policy>,
 }
 
 impl RealmOptions {
@@ -54,6 +57,7 @@ impl RealmOptions {
             id,
             quota_blocks: None,
             verify: true,
+            cache: None,
         }
     }
 }
@@ -77,6 +81,8 @@ pub struct LogStat {
     pub checkpoints: u64,
     /// Blocks of directories written.
     pub directory_blocks: u64,
+    /// Blobs that made room for others.
+    pub blobs_evicted: u64,
     /// Slabs given back to the drive.
     pub slabs_retired: u64,
     /// Blobs moved out of slabs that held little else.
@@ -211,8 +217,13 @@ impl<D: Drive> Log<D> {
 
     /// Where a blob is.
     pub fn locate(&self, realm: RealmId, key: &Key) -> Option<Location> {
-        let state = self.state.borrow();
-        state.locate(state.keys.fingerprint(realm, key))
+        let mut state = self.state.borrow_mut();
+        let fingerprint = state.keys.fingerprint(realm, key);
+        let location = state.locate(fingerprint);
+        if location.is_some() {
+            state.used(realm, fingerprint);
+        }
+        location
     }
 
     /// Which of up to 64 keys are there, a bit for each. Does not count as a use of them.

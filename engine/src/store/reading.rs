@@ -31,12 +31,16 @@ struct Blocks {
 
 impl<D: Drive> Log<D> {
     fn find(&self, realm: RealmId, key: &Key) -> Result<Option<Found<D::Extent>>, StoreError> {
-        let state = self.state.borrow();
-        let of_realm = state.realms.get(&realm);
+        let mut state = self.state.borrow_mut();
+        let fingerprint = state.keys.fingerprint(realm, key);
+        let location = state.locate(fingerprint);
+        let of_realm = state.realms.get_mut(&realm);
         let of_realm = of_realm.ok_or(StoreError::UnknownRealm { realm })?;
-        let Some(location) = state.locate(state.keys.fingerprint(realm, key)) else {
+        let Some(location) = location else {
             return Ok(None);
         };
+        of_realm.used(fingerprint);
+        let verify = of_realm.options.verify;
         if !state.quarantine.is_empty() && state.quarantine.contains(&location.position) {
             let (key, position) = (*key, location.position);
             return Err(StoreError::Quarantined { key, position });
@@ -51,7 +55,7 @@ impl<D: Drive> Log<D> {
             location,
             extent: slab.extent.clone(),
             start,
-            checksum: of_realm.options.verify.then_some(checksum),
+            checksum: verify.then_some(checksum),
         }))
     }
 

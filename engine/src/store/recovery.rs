@@ -318,6 +318,7 @@ impl<D: Drive> Reader<'_, D> {
         let realm = state.realms.get_mut(&row.realm);
         let realm = realm.ok_or(OpenError::UnknownRealm { realm: row.realm })?;
         let (keys, blobs) = (&mut state.keys, &mut realm.blobs);
+        let eviction = &mut realm.eviction;
         let slab = Slab::from_row(
             Rc::new(extent.clone()),
             row,
@@ -326,6 +327,9 @@ impl<D: Drive> Reader<'_, D> {
             |record| {
                 let fingerprint = keys.fingerprint(row.realm, &record.key);
                 *blobs += 1;
+                if let Some(eviction) = eviction {
+                    eviction.inserted(fingerprint, record.blocks());
+                }
                 keys.insert(fingerprint, record.location())
                     .map_err(|_| WrongRow("two blobs have the same key"))
             },

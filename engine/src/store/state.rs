@@ -8,6 +8,7 @@ use oriel_dht::index::Fingerprint;
 
 use super::checkpoint::Header;
 use super::error::StoreError;
+use super::eviction::{Eviction, Policy};
 use super::frame::Entry;
 use super::keys::Keys;
 use super::log::{LogStat, RealmOptions};
@@ -15,6 +16,7 @@ use super::record::{Record, window_blocks};
 use super::reserve::Reservation;
 use super::slab::Slab;
 use super::types::{Key, Location, Position, RealmId};
+use crate::clock::Moment;
 
 /// An entry on its way into the journal.
 pub(super) struct Queued {
@@ -66,6 +68,9 @@ pub(super) struct Lane {
 pub(super) struct Realm {
     pub(super) options: RealmOptions,
     lanes: [Lane; 2],
+    pub(super) eviction: Option<Box<dyn Eviction>>,
+    /// Blobs that must not be evicted until then.
+    pub(super) pins: HashMap<Fingerprint, Pin>,
     /// Blocks of its windows, with blobs and being written.
     pub(super) used_blocks: u64,
     /// Blobs in its slabs.
@@ -77,6 +82,8 @@ impl Realm {
         Self {
             options,
             lanes: Default::default(),
+            eviction: options.cache.map(Policy::begin),
+            pins: HashMap::new(),
             used_blocks: 0,
             blobs: 0,
         }
@@ -86,9 +93,23 @@ impl Realm {
         &mut self.lanes[purpose as usize]
     }
 
+    /// A blob of it was used.
+    pub(super) fn used(&mut self, blob: Fingerprint) {
+        if let Some(eviction) = &mut self.eviction {
+            eviction.accessed(blob);
+        }
+    }
+
     pub(super) fn lanes(&mut self) -> &mut [Lane] {
         &mut self.lanes
     }
+}
+
+/// A blob that must not be evicted.
+#[derive(Clone, Copy)]
+pub(super) struct Pin {
+    pub(super) until: Moment,
+    pub(super) blocks: u64,
 }
 
 /// What a checkpoint is to say, taken between two frames.
@@ -149,6 +170,13 @@ impl<E> State<E> {
         self.realms.get_mut(&id)
     }
 
+    /// A blob of a realm was used.
+    pub(super) fn used(&mut self, realm: RealmId, blob: Fingerprint) {
+        if let Some(realm) = self.realms.get_mut(&realm) {
+            realm.used(blob);
+        }
+    }
+
     /// Where a blob is that nobody is deleting.
     pub(super) fn locate(&self, fingerprint: Fingerprint) -> Option<Location> {
         self.unless_dying(fingerprint, self.keys.get(fingerprint)?)
@@ -170,6 +198,7 @@ impl<E> State<E> {
         match entry {
             Entry::Put(record) => self.add(record, slab_blocks),
             Entry::Delete { key, position } => self.remove(key, *position, slab_blocks),
+            Entry::Evict { blob, position } => self.forget(*blob, *position, slab_blocks),
             Entry::Move { record, from } => self.relocate(record, *from, slab_blocks),
             Entry::Slab(number, _) => {
                 self.next_slab = self.next_slab.max(number.0 + 1);
@@ -182,7 +211,17 @@ impl<E> State<E> {
         let realm = self.add_window(record, slab_blocks)?;
         let fingerprint = self.keys.fingerprint(realm, &record.key);
         let inserted = self.keys.insert(fingerprint, record.location());
-        inserted.map_err(|_| Contradiction("a blob is put whose key is there"))
+        inserted.map_err(|_| Contradiction("a blob is put whose key is there"))?;
+        self.came(realm, fingerprint, record.blocks());
+        Ok(())
+    }
+
+    /// A blob of a realm is there.
+    pub(super) fn came(&mut self, realm: RealmId, blob: Fingerprint, blocks: u64) {
+        let realm = self.realms.get_mut(&realm);
+        if let Some(eviction) = realm.and_then(|realm| realm.eviction.as_mut()) {
+            eviction.inserted(blob, blocks);
+        }
     }
 
     /// The realm of the slab that the window is in.
@@ -212,6 +251,24 @@ impl<E> State<E> {
         let slab = self.slabs.get(&number);
         let slab = slab.ok_or(Contradiction("the slab of a deleted blob is not there"))?;
         let fingerprint = self.keys.fingerprint(slab.realm, key);
+        self.forget(fingerprint, position, slab_blocks)
+    }
+
+    fn forget(
+        &mut self,
+        fingerprint: Fingerprint,
+        position: Position,
+        slab_blocks: u64,
+    ) -> Result<(), Contradiction> {
+        let slab = self.slabs.get(&(position.0 / slab_blocks));
+        let slab = slab.ok_or(Contradiction("the slab of a deleted blob is not there"))?;
+        let realm = self.realms.get_mut(&slab.realm);
+        if let Some(realm) = realm {
+            realm.pins.remove(&fingerprint);
+            if let Some(eviction) = &mut realm.eviction {
+                eviction.removed(fingerprint);
+            }
+        }
         // It may have been moved since the delete was asked for.
         if let Some(removed) = self.keys.remove(fingerprint, position) {
             self.kill_window(removed, slab_blocks)?;

@@ -15,6 +15,18 @@ use super::slab::Slab;
 use super::state::{Open, Purpose, Queued};
 use super::types::{Position, RealmId, SlabNumber};
 
+/// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
+const EVICTED_PART: u64 = 4;
+
+/// What stands between a caller and a window.
+enum Next {
+    /// Blobs of its cache have to go.
+    Evict(u64),
+    /// Somebody else makes a slab.
+    Wait(oneshot::Receiver<()>),
+    OpenSlab,
+}
+
 /// A run of blocks in a slab, to be written.
 pub(super) struct Taken<E> {
     pub(super) position: Position,
@@ -89,49 +101,63 @@ impl<D: Drive> Log<D> {
     ) -> Result<Taken<D::Extent>, StoreError> {
         let slab_blocks = self.layout.slab_blocks;
         loop {
-            let other = {
+            let next = {
                 let mut state = self.state.borrow_mut();
                 let state = &mut *state;
                 let realm = state.realms.get_mut(&id);
                 let realm = realm.ok_or(StoreError::UnknownRealm { realm: id })?;
                 let quota = realm.options.quota_blocks.unwrap_or(u64::MAX);
-                if purpose == Purpose::Clients && realm.used_blocks + blocks > quota {
-                    return Err(StoreError::OverQuota { realm: id, quota });
-                }
+                let over = (realm.used_blocks + blocks).saturating_sub(quota);
+                let is_over = purpose == Purpose::Clients && over > 0;
+                let is_cache = realm.eviction.is_some() && blocks <= quota;
+                let lane = realm.lane(purpose);
                 let fits = |open: &Open| {
                     let directory = directory_blocks(open.windows + 1);
                     open.next_block + blocks + directory <= slab_blocks
                 };
-                let lane = realm.lane(purpose);
-                if let Some(open) = lane.open.as_mut().filter(|open| fits(open)) {
-                    let block = open.next_block;
-                    open.next_block += blocks;
-                    open.windows += 1;
-                    let number = open.number;
-                    realm.used_blocks += blocks;
-                    let slab = state.slabs.get_mut(&number);
-                    let slab = slab.expect("an open slab is there");
-                    slab.pending += 1;
-                    return Ok(Taken {
-                        position: Position(number * slab_blocks + block),
-                        blocks,
-                        extent: slab.extent.clone(),
-                    });
-                }
-                if lane.is_opening {
-                    let (send, heard) = oneshot::channel();
-                    lane.opening.push(send);
-                    Some(heard)
-                } else {
-                    lane.is_opening = true;
-                    None
+                match &mut lane.open {
+                    _ if is_over && is_cache => Next::Evict(over.min(blocks)),
+                    _ if is_over => return Err(StoreError::OverQuota { realm: id, quota }),
+                    Some(open) if fits(open) => {
+                        let Open {
+                            number, next_block, ..
+                        } = *open;
+                        open.next_block += blocks;
+                        open.windows += 1;
+                        realm.used_blocks += blocks;
+                        let slab = state.slabs.get_mut(&number);
+                        let slab = slab.expect("an open slab is there");
+                        slab.pending += 1;
+                        return Ok(Taken {
+                            position: Position(number * slab_blocks + next_block),
+                            blocks,
+                            extent: slab.extent.clone(),
+                        });
+                    }
+                    _ if lane.is_opening => {
+                        let (send, heard) = oneshot::channel();
+                        lane.opening.push(send);
+                        Next::Wait(heard)
+                    }
+                    _ => {
+                        lane.is_opening = true;
+                        Next::OpenSlab
+                    }
                 }
             };
-            match other {
-                Some(other) => {
+            match next {
+                Next::Wait(other) => {
                     let _ = other.await;
                 }
-                None => self.open_slab(id, purpose).await?,
+                Next::OpenSlab => self.open_slab(id, purpose).await?,
+                Next::Evict(over) => {
+                    self.check_open()?;
+                    if self.evict(id, over).await? == 0 {
+                        let state = self.state.borrow();
+                        let quota = state.realms[&id].options.quota_blocks.unwrap_or(u64::MAX);
+                        return Err(StoreError::OverQuota { realm: id, quota });
+                    }
+                }
             }
         }
     }
@@ -195,7 +221,7 @@ impl<D: Drive> Log<D> {
             if self.drive.free_blocks() >= needed {
                 return Ok(());
             }
-            let heard = {
+            let next = {
                 let mut state = self.state.borrow_mut();
                 state.retire();
                 let deleting = state
@@ -208,16 +234,29 @@ impl<D: Drive> Log<D> {
                     || self.is_checkpointing.get()
                     || !state.retired.is_empty()
                     || !state.forgotten.iter().all(is_read);
-                if !comes_back {
-                    if purpose == Purpose::Compaction || !self.wants_compaction(&state) {
+                let cache = self.fullest_cache(&state);
+                let compacts = || purpose == Purpose::Clients && self.wants_compaction(&state);
+                if comes_back || compacts() {
+                    if !state.retired.is_empty() {
+                        self.wants_checkpoint.set(true);
+                    }
+                    let (send, heard) = oneshot::channel();
+                    self.room.borrow_mut().push(send);
+                    Ok(heard)
+                } else {
+                    let cache = cache.filter(|_| purpose == Purpose::Clients);
+                    Err(cache.ok_or(StoreError::Full)?)
+                }
+            };
+            let heard = match next {
+                Ok(heard) => heard,
+                Err(cache) => {
+                    let blocks = self.layout.slab_blocks.div_ceil(EVICTED_PART);
+                    if self.evict(cache, blocks).await? == 0 {
                         return Err(StoreError::Full);
                     }
-                } else if !state.retired.is_empty() {
-                    self.wants_checkpoint.set(true);
+                    continue;
                 }
-                let (send, heard) = oneshot::channel();
-                self.room.borrow_mut().push(send);
-                heard
             };
             self.ring();
             self.ring_maintenance();

@@ -1,0 +1,136 @@
+//! Making room in caches, and keeping what is pinned.
+
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use oriel_dht::index::Fingerprint;
+
+use super::drive::Drive;
+use super::error::StoreError;
+use super::frame::Entry;
+use super::log::Log;
+use super::state::{Pin, Queued, State};
+use super::types::{Key, Position, RealmId};
+use crate::clock::Moment;
+
+/// A realm's pinned blobs take at most one part in so many of its blocks.
+const PINNED_PART: u64 = 2;
+
+/// The longest time that a blob can be pinned for; it can be pinned again.
+pub const PIN_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Blobs that are pinned and passed over before a cache gives up.
+const SPARED_MAX: usize = 1024;
+
+impl<D: Drive> Log<D> {
+    /// Keeps a blob from being evicted for a time, counted from now; when that ends, or `None` if there is no such blob.
+    pub fn pin(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        time: Duration,
+    ) -> Result<Option<Moment>, StoreError> {
+        self.check_realm(realm)?;
+        let now = self.clock.now();
+        let mut state = self.state.borrow_mut();
+        let blob = state.keys.fingerprint(realm, key);
+        let Some(location) = state.locate(blob) else {
+            return Ok(None);
+        };
+        let of_realm = state.realm(realm);
+        let of_realm = of_realm.ok_or(StoreError::UnknownRealm { realm })?;
+        of_realm.pins.retain(|_, pin| pin.until > now);
+        let blocks = super::record::window_blocks(location.length);
+        let others = of_realm.pins.iter().filter(|(pinned, _)| **pinned != blob);
+        let pinned: u64 = others.map(|(_, pin)| pin.blocks).sum();
+        let all = of_realm.options.quota_blocks;
+        let most = all.unwrap_or(of_realm.used_blocks) / PINNED_PART;
+        if pinned + blocks > most {
+            return Err(StoreError::TooManyPins { realm, most });
+        }
+        let until = now + time.min(PIN_TIME_MAX);
+        of_realm.pins.insert(blob, Pin { until, blocks });
+        Ok(Some(until))
+    }
+
+    /// Lets a blob be evicted again; whether it was pinned.
+    pub fn unpin(&self, realm: RealmId, key: &Key) -> bool {
+        let mut state = self.state.borrow_mut();
+        let blob = state.keys.fingerprint(realm, key);
+        let realm = state.realm(realm);
+        realm.is_some_and(|realm| realm.pins.remove(&blob).is_some())
+    }
+
+    /// The cache that has most to give when the drive is full.
+    pub(super) fn fullest_cache(&self, state: &State<D::Extent>) -> Option<RealmId> {
+        let caches = state
+            .realms
+            .iter()
+            .filter(|(_, realm)| realm.eviction.is_some() && realm.blobs > 0);
+        let fullest = caches.max_by_key(|(_, realm)| realm.used_blocks);
+        fullest.map(|(id, _)| *id)
+    }
+
+    /// Evicts blobs of a cache until so many blocks of windows are free; how many are, which is none if nothing can go.
+    pub(super) async fn evict(&self, id: RealmId, blocks: u64) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        let mut answers = Vec::new();
+        {
+            let now = self.clock.now();
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            while gone < blocks {
+                let Some((blob, freed)) = next_victim(state, id, now) else {
+                    break;
+                };
+                // Not there, or about to go anyway.
+                let Some(location) = state.locate_quietly(blob) else {
+                    continue;
+                };
+                let position = location.position;
+                state.dying.insert(blob, position);
+                let (send, heard) = oneshot::channel();
+                state.queue.push_back(Queued {
+                    answer: Some(send),
+                    ..Queued::silent(Entry::Evict { blob, position })
+                });
+                answers.push((blob, position, heard));
+                gone += freed;
+                state.stat.blobs_evicted += 1;
+            }
+        }
+        self.ring();
+        let mut result = Ok(gone);
+        for (blob, position, heard) in answers {
+            if let Err(error) = heard.await.unwrap_or(Err(StoreError::Closing)) {
+                self.spare_dying(blob, position);
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn spare_dying(&self, blob: Fingerprint, position: Position) {
+        let mut state = self.state.borrow_mut();
+        if state.dying.get(&blob) == Some(&position) {
+            state.dying.remove(&blob);
+        }
+    }
+}
+
+/// Takes the blob that goes next out of a cache's policy.
+fn next_victim<E>(state: &mut State<E>, id: RealmId, now: Moment) -> Option<(Fingerprint, u64)> {
+    let realm = state.realm(id)?;
+    let eviction = realm.eviction.as_mut()?;
+    for _ in 0..SPARED_MAX {
+        let (blob, blocks) = eviction.victim()?;
+        let pin = realm.pins.get(&blob);
+        if pin.is_some_and(|pin| pin.until > now) {
+            eviction.spare(blob);
+            continue;
+        }
+        eviction.removed(blob);
+        return Some((blob, blocks));
+    }
+    None
+}
