@@ -5,6 +5,7 @@
 
 mod store_sim;
 
+use oriel_engine::clock::Clock;
 use oriel_engine::store::*;
 use store_sim::api::{Shape, Store};
 use store_sim::drive::SimDrive;
@@ -188,7 +189,7 @@ fn other_drives_are_not_taken_for_the_store() {
         })
     );
     let expected = StoreId([1; 16]);
-    let error = run_one(SHAPE.open_as(drive, expected))
+    let error = run_one(SHAPE.open_as(drive, expected, Clock::manual()))
         .unwrap()
         .err()
         .unwrap();

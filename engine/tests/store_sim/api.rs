@@ -62,19 +62,20 @@ impl Shape {
     }
 
     pub(crate) async fn open(&self, drive: SimDrive) -> Result<(Store, Recovery), OpenError> {
-        self.open_as(drive, Self::STORE).await
+        self.open_as(drive, Self::STORE, Clock::manual()).await
     }
 
     pub(crate) async fn open_as(
         &self,
         drive: SimDrive,
         store: StoreId,
+        clock: Clock,
     ) -> Result<(Store, Recovery), OpenError> {
         let options = OpenOptions {
             store: Some(store),
             blobs_max: self.blobs_max,
             realms: vec![RealmOptions::new(REALM)],
-            clock: Clock::manual(),
+            clock,
         };
         let lease = Lease::new(self.blobs_max);
         let index = lease.1.clone();
