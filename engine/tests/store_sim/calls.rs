@@ -364,13 +364,16 @@ impl State {
                 {
                     return Ok(Given::Nothing);
                 }
-                let flushed: Vec<Write> = self.cached.drain(..flushed).collect();
-                for write in flushed {
-                    let part = match fails {
-                        true => self.random(|rng| rng.one_of_parts(&write.parts())),
-                        false => 0..write.blocks.len(),
-                    };
-                    write.carry_out(&mut self.durable, part);
+                if fails {
+                    // A later flush that succeeds makes all of it durable.
+                    for write in self.cached[..flushed].iter() {
+                        let part = self.random(|rng| rng.one_of_parts(&write.parts()));
+                        write.carry_out(&mut self.durable, part);
+                    }
+                } else {
+                    for write in self.cached.drain(..flushed) {
+                        write.carry_out(&mut self.durable, 0..write.blocks.len());
+                    }
                 }
                 match fails {
                     true => Err(DriveError::Failed {

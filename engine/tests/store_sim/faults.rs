@@ -59,7 +59,7 @@ impl Temper {
 }
 
 /// The blocks that do not hold what was written to them.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Harm(BTreeSet<(ExtentName, u64)>);
 
 impl Harm {

@@ -8,6 +8,8 @@
 //!  image.rs    what is on it                             faults.rs  what it does wrong
 //!  api.rs      the one place that calls the store
 //!  oracle.rs   what must be there
+//!  plan.rs     what a seed decides                       life.rs    a store in use, from crash to crash
+//!  client.rs   what its users do
 //! ```
 #![allow(
     dead_code,
@@ -16,9 +18,12 @@
 
 pub(crate) mod api;
 pub(crate) mod calls;
+pub(crate) mod client;
 pub(crate) mod drive;
 pub(crate) mod faults;
 pub(crate) mod image;
+pub(crate) mod life;
 pub(crate) mod oracle;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod world;

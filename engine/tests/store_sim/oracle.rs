@@ -170,6 +170,21 @@ impl Oracle {
         Ok(())
     }
 
+    /// The operation failed, and whether it had an effect is not known until the store is opened again: a delete that others
+    /// have seen may be seen to be undone.
+    pub(crate) fn doubt(&mut self, key: usize, id: OpId) {
+        let history = &mut self.keys[key];
+        let undone = |course: &Course| {
+            let mut course = course.clone();
+            course.done.remove(&id)?;
+            let there = course.lost.pop_last().filter(|_| course.there.is_none());
+            course.there = there;
+            there.map(|_| course)
+        };
+        let undone: Vec<Course> = history.courses.iter().filter_map(undone).collect();
+        history.courses.extend(undone);
+    }
+
     /// What may be there.
     pub(crate) fn now(&self, key: usize) -> BTreeSet<Option<Value>> {
         let courses = self.keys[key].all_courses();

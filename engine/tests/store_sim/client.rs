@@ -1,0 +1,201 @@
+//! What the clients of a simulation do, and what they may be told.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use oriel_engine::store::{ExtentName, KeyKind, Put, StoreError};
+
+use super::api::Store;
+use super::drive::SimDrive;
+use super::life::Simulation;
+use super::oracle::{Did, Op};
+
+/// Blocks of the largest blob whose checksum is in its record.
+const BLOCKS_OF_ONE_CHECKSUM: u64 = 4;
+
+impl Simulation {
+    pub(super) async fn client(&self, store: &Store, drive: &SimDrive) {
+        for number in 0..self.plan.keys {
+            // Whatever there was is there from the start; one client looks at some of it.
+            if self.random(|rng| rng.below(self.plan.clients as u64)) == 0 {
+                self.read(store, drive, number, 0, u64::MAX).await;
+            }
+        }
+        for _ in 0..self.plan.operations {
+            if self.wrong.borrow().is_some()
+                || drive.is_removed() && self.random(|rng| rng.in_thousand(100))
+            {
+                return;
+            }
+            if self.random(|rng| rng.in_thousand(300)) {
+                let pause = self.random(|rng| rng.between(1, 4 * self.plan.nanos_max));
+                self.world.sleep(pause).await;
+            }
+            // Half of all operations go to a few of the keys.
+            let number = self.random(|rng| {
+                let among = rng.between(1, self.plan.keys as u64);
+                rng.below(among) as usize
+            });
+            if self.oracle.borrow().under_way(number) > 3 {
+                continue;
+            }
+            self.note(|report| report.operations += 1);
+            let chance = self.random(|rng| rng.below(1000));
+            let (puts, deletes) = (self.plan.puts, self.plan.deletes);
+            let operation = async {
+                match chance {
+                    _ if chance < puts => self.put(store, drive, number).await,
+                    _ if chance < puts + deletes => self.delete(store, drive, number).await,
+                    _ => {
+                        let (offset, count) = self.random(|rng| match rng.below(3) {
+                            0 => (0, u64::MAX),
+                            _ => (rng.below(self.length_max), rng.between(1, self.length_max)),
+                        });
+                        self.read(store, drive, number, offset, count).await;
+                    }
+                }
+            };
+            match self.random(|rng| rng.in_thousand(self.plan.cancels)) {
+                true => {
+                    let after = self.random(|rng| rng.between(1, 3 * self.plan.nanos_max));
+                    until(operation, self.world.sleep(after)).await;
+                }
+                false => operation.await,
+            }
+        }
+    }
+
+    pub(super) async fn put(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let value = self.random(|rng| self.blobs.next(number, self.length_max, rng));
+        let bytes = self.blobs.bytes(value);
+        let (key, kind) = self.blobs.key(number);
+        let id = self.oracle.borrow_mut().begin(number, Op::Put(value));
+        let put = store.put(key, kind, &bytes).await;
+        let mut oracle = self.oracle.borrow_mut();
+        let explained = match &put {
+            Ok(Put::Created) => oracle.end(number, id, |did| did == Did::Create),
+            Ok(Put::AlreadyThere) => oracle.end(number, id, |did| did == Did::FindThere),
+            Err(error) => match self.is_uncertain(error, drive) {
+                Ok(true) => {
+                    oracle.doubt(number, id);
+                    Ok(())
+                }
+                Ok(false) => oracle.refuse(number, id),
+                Err(wrong) => Err(wrong),
+            },
+        };
+        drop(oracle);
+        let what = match kind {
+            KeyKind::Name => "name",
+            KeyKind::Content => "content",
+        };
+        self.check(explained, || format!("put of {what} {number}: {put:?}"));
+    }
+
+    pub(super) async fn delete(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let id = self.oracle.borrow_mut().begin(number, Op::Delete);
+        let deleted = store.delete(self.blobs.key(number).0).await;
+        let mut oracle = self.oracle.borrow_mut();
+        let explained = match &deleted {
+            Ok(was_there) => oracle.end(number, id, |did| did == Did::Delete(*was_there)),
+            Err(error) => match self.is_uncertain(error, drive) {
+                Ok(true) => {
+                    oracle.doubt(number, id);
+                    Ok(())
+                }
+                Ok(false) => oracle.refuse(number, id),
+                Err(wrong) => Err(wrong),
+            },
+        };
+        drop(oracle);
+        self.check(explained, || format!("delete of {number}: {deleted:?}"));
+    }
+
+    pub(super) async fn read(
+        &self,
+        store: &Store,
+        drive: &SimDrive,
+        number: usize,
+        offset: u64,
+        count: u64,
+    ) {
+        let id = self.oracle.borrow_mut().begin(number, Op::Read);
+        let read = store.read(&self.blobs.key(number).0, offset, count).await;
+        let mut oracle = self.oracle.borrow_mut();
+        let explained = match &read {
+            Ok(read) => oracle.end(number, id, |did| match did {
+                Did::See(None) => read.is_none(),
+                Did::See(Some(value)) => {
+                    read.as_ref() == Some(&self.blobs.part(value, offset, count))
+                }
+                _ => false,
+            }),
+            Err(StoreError::Damaged { position, .. }) => {
+                self.note(|report| report.damaged += 1);
+                let slab_blocks = self.plan.shape.slab_blocks;
+                let (slab, block) = (position.0 / slab_blocks, position.0 % slab_blocks);
+                // A blob without a trailer has one checksum for all of its blocks, and the first one is named.
+                match drive
+                    .harm()
+                    .within(ExtentName::Slab(slab), block, BLOCKS_OF_ONE_CHECKSUM)
+                {
+                    true => oracle.end(number, id, |did| matches!(did, Did::See(Some(_)))),
+                    false => Err(format!("only this has suffered: {:?}", drive.harm())),
+                }
+            }
+            Err(error) => match self.is_uncertain(error, drive) {
+                Ok(_) => oracle.refuse(number, id),
+                Err(wrong) => Err(wrong),
+            },
+        };
+        drop(oracle);
+        let read = read.map(|read| read.map(|bytes| bytes.len()));
+        self.check(explained, || {
+            format!("read of {number} from {offset}: {read:?}")
+        });
+    }
+
+    /// Whether an operation that failed may have had its effect; an error where it should not have failed.
+    fn is_uncertain(&self, error: &StoreError, drive: &SimDrive) -> Result<bool, String> {
+        let may_fail = self.drive_may_fail() || drive.is_removed();
+        match error {
+            StoreError::Full => {
+                self.note(|report| report.full += 1);
+                Ok(false)
+            }
+            StoreError::TooManyBlobs { blobs } if *blobs >= self.plan.shape.blobs_max => Ok(false),
+            StoreError::Drive(_) if may_fail => {
+                self.note(|report| report.failed += 1);
+                Ok(false)
+            }
+            StoreError::Stopped { .. } if may_fail => {
+                self.note(|report| report.failed += 1);
+                Ok(true)
+            }
+            _ => Err("there is no reason for this".into()),
+        }
+    }
+
+    pub(super) fn check(&self, explained: Result<(), String>, what: impl FnOnce() -> String) {
+        if let Err(wrong) = explained {
+            self.wrong
+                .borrow_mut()
+                .get_or_insert_with(|| format!("{}: {wrong}", what()));
+        }
+    }
+}
+
+/// Runs the first to its end, or until the second ends.
+async fn until(first: impl Future<Output = ()>, second: impl Future<Output = ()>) {
+    let mut first = pin!(first);
+    let mut second = pin!(second);
+    poll_fn(|cx| {
+        let ended = first.as_mut().poll(cx).is_ready() || second.as_mut().poll(cx).is_ready();
+        match ended {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}

@@ -1,0 +1,393 @@
+//! One simulation: a store used by several clients on a drive that has its bad days, for as many lives as the plan says.
+//!
+//! What is right is for the oracle to say. What may go wrong besides depends on what the drive did wrong:
+//!
+//! - Without a fault there is no error but "full" and "too many blobs", whatever crashes.
+//! - A call that failed may fail its operation, and stop the store if it was the journal's; the oracle then keeps both ways.
+//! - Where the drive has changed, lost or misplaced something, an error names a blob and a block that has suffered, or an
+//!   extent. A store whose bookkeeping has suffered may refuse to open.
+//! - **What the format cannot detect**: the newest frame of the journal is what nothing after it vouches for. Where it has
+//!   suffered on a drive that said that it was durable, the store opens without it, as it would if it had never been
+//!   written to its end. The operations in it are lost without a word; wrong bytes are not given out for that.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use oriel_engine::store::{ExtentName, OpenError, StoreError};
+
+use super::api::Store;
+use super::drive::SimDrive;
+use super::faults::{Faults, Temper};
+use super::image::Image;
+use super::oracle::Oracle;
+use super::plan::{Blobs, Plan};
+use super::run::{Task, run_in, run_one, run_one_in};
+use super::world::{Rng, World};
+
+/// What a simulation has come across.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Report {
+    pub(crate) operations: u64,
+    pub(crate) crashes: u64,
+    pub(crate) images: u64,
+    pub(crate) full: u64,
+    pub(crate) failed: u64,
+    pub(crate) damaged: u64,
+    pub(crate) unopenable: u64,
+    /// The newest frame had suffered, and nobody can know.
+    pub(crate) undetectable: u64,
+    pub(crate) removed: u64,
+    pub(crate) calls: u64,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.crashes += other.crashes;
+        self.images += other.images;
+        self.full += other.full;
+        self.failed += other.failed;
+        self.damaged += other.damaged;
+        self.unopenable += other.unopenable;
+        self.undetectable += other.undetectable;
+        self.removed += other.removed;
+        self.calls += other.calls;
+    }
+}
+
+pub(crate) struct Simulation {
+    pub(super) plan: Plan,
+    pub(super) world: World,
+    pub(super) oracle: RefCell<Oracle>,
+    pub(super) blobs: Blobs,
+    pub(super) length_max: u64,
+    pub(super) report: RefCell<Report>,
+    /// The first thing that was wrong.
+    pub(super) wrong: RefCell<Option<String>>,
+    pub(super) closing: Cell<bool>,
+}
+
+/// How a life ended.
+enum End {
+    Closed,
+    Crashed,
+    /// The drive failed where the store cannot do without it.
+    Stopped,
+    /// Nothing more is to be had of this drive.
+    Over,
+}
+
+impl Simulation {
+    pub(crate) fn run(plan: Plan) -> Result<Report, String> {
+        let world = World::new(plan.seed ^ 0x0e1e_1000);
+        let drive = SimDrive::new(Image::default(), plan.shape.drive_blocks);
+        run_one(plan.shape.format(&drive))
+            .ok_or("formatting does not end")?
+            .map_err(|error| error.to_string())?;
+        let (probe, _) = run_one(plan.shape.open(drive.clone()))
+            .ok_or("opening does not end")?
+            .map_err(|error| error.to_string())?;
+        let length_max = probe.length_max();
+        drop(probe);
+        let blobs = world.random(|rng| Blobs::new(&plan, length_max, rng));
+        let simulation = Self {
+            oracle: RefCell::new(Oracle::new(plan.keys)),
+            plan,
+            world,
+            blobs,
+            length_max,
+            report: RefCell::default(),
+            wrong: RefCell::new(None),
+            closing: Cell::new(false),
+        };
+        simulation.lives(drive)?;
+        Ok(simulation.report.into_inner())
+    }
+
+    pub(super) fn random<T>(&self, choose: impl FnOnce(&mut Rng) -> T) -> T {
+        self.world.random(choose)
+    }
+
+    pub(super) fn note(&self, note: impl FnOnce(&mut Report)) {
+        note(&mut self.report.borrow_mut());
+    }
+
+    fn temper(&self, faults: Faults) -> Rc<Temper> {
+        Rc::new(Temper {
+            world: self.world.clone(),
+            faults,
+            nanos_max: self.plan.nanos_max,
+            slow: self.plan.slow,
+        })
+    }
+
+    fn lives(&self, mut drive: SimDrive) -> Result<(), String> {
+        for life in 0..self.plan.lives {
+            drive = self
+                .random(|rng| drive.after_kill(rng))
+                .with_temper(self.temper(self.plan.faults));
+            if self.random(|rng| rng.in_thousand(self.plan.crashes)) {
+                drive.crash_at(self.random(|rng| rng.between(1, 400)));
+            } else if self.plan.removal == Some(life) {
+                drive.remove_at(self.random(|rng| rng.between(1, 200)));
+            }
+            let end = self
+                .live(&drive)
+                .map_err(|wrong| format!("life {life}: {wrong}"))?;
+            self.world.clear();
+            self.note(|report| report.calls += drive.ended_calls());
+            let is_crash = match end {
+                End::Over => return Ok(()),
+                End::Crashed | End::Stopped => self.random(|rng| rng.in_thousand(700)),
+                End::Closed => self.random(|rng| rng.in_thousand(500)),
+            };
+            self.note(|report| report.crashes += u64::from(is_crash));
+            if is_crash && !self.plan.faults.corrupt() {
+                for _ in 0..3 {
+                    let after = self.random(|rng| drive.after_crash(rng));
+                    self.look(after)
+                        .map_err(|wrong| format!("after life {life}: {wrong}"))?;
+                }
+            }
+            drive = self.random(|rng| match is_crash {
+                true => drive.after_crash(rng),
+                false => drive.after_kill(rng),
+            });
+            self.oracle.borrow_mut().crash();
+        }
+        self.last_life(drive)
+            .map_err(|wrong| format!("in the last life: {wrong}"))
+    }
+
+    /// What may be left by a crash has to hold what it may hold.
+    fn look(&self, drive: SimDrive) -> Result<(), String> {
+        self.note(|report| report.images += 1);
+        let (store, _) = run_one(self.plan.shape.open(drive))
+            .ok_or("opening does not end")?
+            .map_err(|error| error.to_string())?;
+        let mut there = 0;
+        for number in 0..self.plan.keys {
+            let key = self.blobs.key(number).0;
+            let read = run_one(store.read(&key, 0, u64::MAX)).ok_or("reading does not end")?;
+            let read = read.map_err(|error| error.to_string())?;
+            there += u64::from(read.is_some());
+            let allowed = self.oracle.borrow().after_crash(number);
+            let bytes = |value| self.blobs.bytes(value);
+            if !allowed.iter().any(|allowed| allowed.map(bytes) == read) {
+                let length = read.map(|read| read.len());
+                return Err(format!(
+                    "key {number}: {length:?} bytes, and not {allowed:?}"
+                ));
+            }
+        }
+        match store.stat().blobs {
+            blobs if blobs == there => Ok(()),
+            blobs => Err(format!("{blobs} blobs, and {there} of them are known")),
+        }
+    }
+
+    /// Opens the store; `None` where the drive explains why not.
+    fn open(&self, drive: &SimDrive) -> Result<Result<Store, End>, String> {
+        let open =
+            self.plan
+                .shape
+                .open_as(drive.clone(), super::api::Shape::STORE, self.world.clock());
+        let undetectable = drive.end_of_journal_is_harmed();
+        let Some(opened) = run_one_in(Some(&self.world), open) else {
+            return match drive.has_crashed() {
+                true => Ok(Err(End::Crashed)),
+                false => Err("opening does not end".into()),
+            };
+        };
+        if undetectable {
+            self.note(|report| report.undetectable += 1);
+            self.forget_what_is_there();
+        }
+        match opened {
+            Ok((store, _)) => Ok(Ok(store)),
+            Err(error) if drive.is_removed() && matches!(error, OpenError::Drive(_)) => {
+                self.note(|report| report.removed += 1);
+                Ok(Err(End::Over))
+            }
+            Err(OpenError::Drive(_)) if self.drive_may_fail() => Ok(Err(End::Stopped)),
+            Err(error) => {
+                let named = match &error {
+                    OpenError::Damaged { extent, .. } | OpenError::Missing { extent, .. } => {
+                        *extent
+                    }
+                    _ => return Err(format!("opening: {error}")),
+                };
+                let harm = drive.harm();
+                // What is lost in one place may be missed in another.
+                let faults = &self.plan.faults;
+                let explained = match faults.lost + faults.misdirected {
+                    0 => harm.within(named, 0, 1 << 32),
+                    _ => harm.of_bookkeeping() || harm.within(named, 0, 1 << 32),
+                };
+                if !explained {
+                    return Err(format!("opening: {error}"));
+                }
+                self.note(|report| report.unopenable += 1);
+                Ok(Err(End::Over))
+            }
+        }
+    }
+
+    pub(super) fn drive_may_fail(&self) -> bool {
+        let faults = &self.plan.faults;
+        faults.read_errors + faults.write_errors + faults.flush_errors > 0
+    }
+
+    /// What is there is not known any more, apart from what can be.
+    fn forget_what_is_there(&self) {
+        for number in 0..self.plan.keys {
+            let ever = self.blobs.of_key(number).into_iter().map(Some);
+            let ever = ever.chain([None]).collect();
+            self.oracle.borrow_mut().settle(number, ever);
+        }
+    }
+
+    fn live(&self, drive: &SimDrive) -> Result<End, String> {
+        let store = match self.open(drive)? {
+            Ok(store) => store,
+            Err(end) => return Ok(end),
+        };
+        self.closing.set(false);
+        let left = Cell::new(self.plan.clients);
+        let ran = RefCell::new(None);
+        let mut tasks: Vec<Task<'_>> = vec![Box::pin(async {
+            let result = store.run().await;
+            *ran.borrow_mut() = Some(result);
+        })];
+        for _ in 0..self.plan.clients {
+            tasks.push(Box::pin(async {
+                self.client(&store, drive).await;
+                left.set(left.get() - 1);
+                if left.get() == 0 {
+                    self.closing.set(true);
+                    store.close();
+                }
+            }));
+        }
+        let ended = run_in(Some(&self.world), &mut tasks);
+        drop(tasks);
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        if drive.has_crashed() {
+            return Ok(End::Crashed);
+        }
+        if ended.contains(&false) {
+            return Err(format!(
+                "something hangs: which of the tasks have ended: {ended:?}"
+            ));
+        }
+        match ran.into_inner() {
+            Some(Ok(())) => {
+                self.count(&store, drive)?;
+                Ok(End::Closed)
+            }
+            Some(Err(StoreError::Stopped { .. })) if drive.is_removed() => {
+                self.note(|report| report.removed += 1);
+                Ok(End::Over)
+            }
+            Some(Err(StoreError::Stopped { .. })) if self.drive_may_fail() => Ok(End::Stopped),
+            // Compaction and directories read what was written.
+            Some(Err(error)) => Err(format!("the store stopped: {error}")),
+            None => Err("the journal's writer has not ended".into()),
+        }
+    }
+
+    /// The drive holds the extents of a store that is closed, and no others.
+    fn count(&self, store: &Store, drive: &SimDrive) -> Result<(), String> {
+        let extents: Vec<ExtentName> = drive.image().extents().map(|(name, _)| name).collect();
+        let of = |is: fn(&ExtentName) -> bool| extents.iter().filter(|name| is(name)).count();
+        let checkpoints = of(|name| matches!(name, ExtentName::Checkpoint(_)));
+        let slabs = of(|name| matches!(name, ExtentName::Slab(_))) as u64;
+        let known = store.stat().slabs;
+        match (checkpoints, slabs) {
+            (1, slabs) if slabs == known => Ok(()),
+            _ => Err(format!(
+                "{known} slabs and a checkpoint are known, and there are {extents:?}"
+            )),
+        }
+    }
+
+    /// On a drive that does nothing wrong any more, everything is as it should be, and all space comes back.
+    fn last_life(&self, drive: SimDrive) -> Result<(), String> {
+        let drive = self
+            .random(|rng| drive.after_kill(rng))
+            .with_temper(self.temper(Faults::default()));
+        let store = match self.open(&drive)? {
+            Ok(store) => store,
+            Err(End::Over) => return Ok(()),
+            Err(_) => return Err("opening fails on a drive that works".into()),
+        };
+        let ran = RefCell::new(None);
+        let mut tasks: Vec<Task<'_>> = vec![
+            Box::pin(async { *ran.borrow_mut() = Some(store.run().await) }),
+            Box::pin(async {
+                self.empty(&store, &drive).await;
+                store.close();
+            }),
+        ];
+        let ended = run_in(Some(&self.world), &mut tasks);
+        drop(tasks);
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        if ended.contains(&false) {
+            return Err(format!("something hangs: {ended:?}"));
+        }
+        match ran.into_inner() {
+            Some(Ok(())) => {}
+            other => return Err(format!("the journal's writer ended with {other:?}")),
+        }
+        self.count(&store, &drive)?;
+        self.oracle.borrow_mut().crash();
+        match self.plan.faults.corrupt() {
+            true => Ok(()),
+            false => self.look(self.random(|rng| drive.after_crash(rng))),
+        }
+    }
+
+    async fn empty(&self, store: &Store, drive: &SimDrive) {
+        for number in 0..self.plan.keys {
+            self.read(store, drive, number, 0, u64::MAX).await;
+        }
+        let counts = (0..self.plan.keys).map(|number| {
+            let there = self.oracle.borrow().now(number);
+            (there.len() == 1).then(|| u64::from(!there.contains(&None)))
+        });
+        let certain: Option<u64> = counts.sum();
+        let blobs = store.stat().blobs;
+        if certain.is_some_and(|there| there != blobs) {
+            self.check(Err(format!("{blobs} blobs, not {certain:?}")), || {
+                "count".into()
+            });
+        }
+        for number in 0..self.plan.keys {
+            self.delete(store, drive, number).await;
+        }
+        let stat = store.stat();
+        if (stat.blobs, stat.live_blocks) != (0, 0) {
+            self.check(Err(format!("{stat:?}")), || "an empty store".into());
+        }
+        let before = self.report.borrow().full;
+        let mut created = 0;
+        for number in 0..self.plan.keys.min(2) {
+            self.put(store, drive, number).await;
+            created += u64::from(store.is_there(&self.blobs.key(number).0));
+        }
+        let is_full = self.report.borrow().full > before;
+        if is_full || created == 0 {
+            let used = drive.image().used_blocks();
+            self.check(
+                Err(format!(
+                    "{created} of 2 blobs fit into an empty store, {used} blocks used"
+                )),
+                || "after all was deleted".into(),
+            );
+        }
+    }
+}
