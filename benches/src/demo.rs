@@ -1,47 +1,51 @@
-//! `oriel-perf demo`: a reactor on every core, a drive in memory and one in a
-//! file, data written and checked, then both loaded with the speed on show.
+//! `oriel-perf demo`: a store on a drive in a file is killed in the middle of writing, and has lost nothing.
 //!
-//! It runs as an ordinary user without hugepages, and leaves nothing behind:
-//! the file loses its name as soon as the drive has it open, so that not even
-//! a killed demo leaves one.
+//! ```text
+//!   demo ──► first program: stores and deletes blobs, says so of each when it is durable
+//!     │      kill -9
+//!     └────► second program: opens the store, compares every blob with what was acknowledged, then reads
+//! ```
+//!
+//! It runs as an ordinary user without hugepages, and leaves nothing behind: the drive's file has no name, and both
+//! programs go with the demo, whatever ends it.
 
-use std::collections::BTreeSet;
+mod ledger;
+mod program;
+
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use oriel_spdk::CoreSet;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::against::Pages;
-use crate::bdev::args::FileApi;
-use crate::bdev::crew::{RunOptions, Start};
-use crate::bdev::plan::{JobPlan, Part};
-use crate::bdev::session::{Ground, Session, SessionError, with_session};
-use crate::config::{Create, FileDrive, MemoryDrive};
-use crate::cores;
-use crate::load::workload::Workload;
+use self::ledger::Ledger;
+use self::program::Part;
+use crate::bdev::session::SessionError;
+use crate::interrupt::Interrupt;
 use crate::out::{self, say};
-use crate::report::{JobReport, Report};
+use crate::store::SideError;
 
-/// Shows reactors at work on two drives, on this machine as it is.
+/// Shows a store that is killed in the middle of writing and has lost nothing, on this machine as it is.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
-    /// How long to run, in seconds
+    /// About how long to run, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=86_400))]
     pub(crate) seconds: u32,
-    /// Cores to use, as a mask or a list [default: all that this process may use]
-    #[arg(short = 'm', long, value_parser = cores::parse)]
-    pub(crate) core_mask: Option<BTreeSet<u32>>,
-    /// Where the file of the file-backed drive is made [default: the folder for temporary files]
+    /// Where the file of the drive is made [default: the folder for temporary files]
     #[arg(long)]
     pub(crate) directory: Option<PathBuf>,
-    /// How the file is read and written
-    #[arg(long, default_value = "aio")]
-    pub(crate) file_api: FileApi,
+    /// The demo's own programs
+    #[arg(long, hide = true, requires = "drive")]
+    part: Option<Part>,
+    /// The drive of the demo's own programs
+    #[arg(long, hide = true)]
+    drive: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,92 +53,69 @@ pub(crate) struct DemoArgs {
 pub(crate) enum DemoError {
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Store(#[from] SideError),
     #[error("cannot make a file of {mib} MiB in {}: {source}; name another folder with --directory", directory.display())]
     File {
         directory: PathBuf,
         mib: u64,
         source: std::io::Error,
     },
-    #[error("{drive}: {error}")]
-    Load { drive: String, error: String },
+    #[error("the demo's own program cannot be run: {0}")]
+    Child(#[from] std::io::Error),
+    #[error("the demo's own program ended with {0} before its time")]
+    Ended(ExitStatus),
+    #[error("the demo's own program said what nobody understands: {0}")]
+    Nonsense(String),
+    #[error("the store is not what was acknowledged: {0}")]
+    Lost(String),
 }
 
-const MEMORY: &str = "Memory";
-const FILE: &str = "File";
-const DRIVE_BYTES: u64 = 64 << 20;
-const BLOCK_BYTES: u32 = 512;
-const IO_BYTES: u64 = 4096;
-const DEPTH: u32 = 32;
-const MEMORY_MIB: u32 = 512;
-
-/// What the two runs showed.
-struct Shown {
-    verified: Vec<JobReport>,
-    loaded: Vec<JobReport>,
-}
+const DRIVE_BYTES: u64 = 256 << 20;
 
 /// The signal that ended it, if one did.
 pub(crate) fn run(args: &DemoArgs) -> Result<Option<i32>, DemoError> {
-    let cores = args
-        .core_mask
-        .clone()
-        .unwrap_or_else(|| CoreSet::allowed().iter().collect());
-    let file = make_file(args.directory.as_deref())?;
-    let ground = Ground {
-        cores: cores.clone(),
-        memory_mib: MEMORY_MIB,
-        pages: Some(Pages::Normal),
-        creates: creates(&file, args.file_api),
-    };
+    if let (Some(part), Some(drive)) = (args.part, &args.drive) {
+        return program::run(part, drive, Duration::from_secs(args.seconds.into()));
+    }
+    let interrupt = Interrupt::install()?;
+    let directory = args.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let file = make_file(&directory)?;
+    // Its other programs open it by this process's descriptor, since it has no name.
+    let drive = PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        file.as_raw_fd()
+    ));
     say!(
-        "SPDK {} from Rust: {} reactor{} on core{} {}, no hugepages, no root needed.",
+        "A store of blobs on a drive of {} MiB, a file in {}, through SPDK {}: one core, no hugepages, no root.",
+        DRIVE_BYTES >> 20,
+        directory.display(),
         oriel_spdk::SPDK_RELEASE,
-        cores.len(),
-        plural(cores.len()),
-        plural(cores.len()),
-        cores
-            .iter()
-            .map(u32::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
     );
-    say!(
-        "Drives: \"{MEMORY}\", {} MiB of memory; \"{FILE}\", {} MiB in {}.\n",
-        DRIVE_BYTES >> 20,
-        DRIVE_BYTES >> 20,
-        file.display()
-    );
+    let mut ledger = Ledger::default();
     let total = Duration::from_secs(args.seconds.into());
-    let named = NamedFile(file);
-    let (shown, signal) = with_session(ground, async move |session| {
-        drop(named);
-        show(session, &cores, total).await
-    })?;
-    summary(&shown, signal)?;
-    Ok(signal)
-}
-
-/// A file that is removed as soon as this is dropped.
-struct NamedFile(PathBuf);
-
-impl Drop for NamedFile {
-    fn drop(&mut self) {
-        // It was made by this process; if somebody else removed it, all the better.
-        let _ = std::fs::remove_file(&self.0);
+    let told = write_and_kill(&drive, total * 4 / 10, &mut ledger, &interrupt)
+        .and_then(|()| check_and_read(&drive, total * 4 / 10, &mut ledger, &interrupt));
+    match told {
+        Err(DemoError::Lost(what)) => Err(DemoError::Lost(what)),
+        // The programs that the signal ended as well have nothing to complain about.
+        _ if interrupt.raised() => {
+            say!("\nStopped early; nothing is left behind.");
+            Ok(Some(signal_hook::consts::SIGINT))
+        }
+        told => told.map(|()| None),
     }
 }
 
-fn make_file(directory: Option<&Path>) -> Result<PathBuf, DemoError> {
-    let directory = directory.map_or_else(std::env::temp_dir, Path::to_owned);
-    let made = tempfile::Builder::new()
-        .prefix("oriel-demo-")
-        .tempfile_in(&directory)
-        .and_then(|file| {
-            reserve(file.as_file())?;
-            file.into_temp_path().keep().map_err(|error| error.error)
-        });
+/// A file without a name, which is gone when the last process lets go of it.
+fn make_file(directory: &Path) -> Result<File, DemoError> {
+    let made = tempfile::tempfile_in(directory).and_then(|file| {
+        reserve(&file)?;
+        Ok(file)
+    });
     made.map_err(|source| DemoError::File {
-        directory,
+        directory: directory.to_owned(),
         mib: DRIVE_BYTES >> 20,
         source,
     })
@@ -153,219 +134,206 @@ fn reserve(file: &File) -> std::io::Result<()> {
     }
 }
 
-fn creates(file: &Path, api: FileApi) -> Vec<Create> {
-    let num_blocks = DRIVE_BYTES / u64::from(BLOCK_BYTES);
-    let memory = MemoryDrive {
-        name: MEMORY.into(),
-        num_blocks,
-        block_size: BLOCK_BYTES,
-    };
-    let file = FileDrive {
-        name: FILE.into(),
-        filename: file.into(),
-        block_size: BLOCK_BYTES,
-    };
-    let make_file = match api {
-        FileApi::Aio => Create::Aio,
-        FileApi::Uring => Create::Uring,
-    };
-    vec![Create::Malloc(memory), make_file(file)]
+// ---- The programs -------------------------------------------------------------------------------------------------------
+
+/// A program of the demo's, and what it says.
+struct Program {
+    child: Child,
+    said: mpsc::Receiver<String>,
 }
 
-/// One job for each drive on each core, each its own part.
-fn jobs(cores: &BTreeSet<u32>, workload: Workload, depth: u32) -> Vec<JobPlan> {
-    let of = cores.len() as u64;
-    let job = |bdev: &str, index, core| JobPlan {
-        bdev: bdev.to_owned(),
-        core,
-        workload,
-        io_bytes: IO_BYTES,
-        depth,
-        read_percent: 70,
-        part: Part::Share { index, of },
-    };
-    let drives = [MEMORY, FILE];
-    drives
-        .iter()
-        .flat_map(|drive| {
-            (0..)
-                .zip(cores)
-                .map(move |(index, core)| job(drive, index, *core))
-        })
-        .collect()
-}
+impl Program {
+    fn start(part: Part, drive: &Path, seconds: u64, told: &str) -> Result<Self, DemoError> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["demo", "--part", part.name()])
+            .arg("--drive")
+            .arg(drive)
+            .args(["--seconds", &seconds.max(2).to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take();
+        let (send, said) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("listens".into())
+            .spawn(move || {
+                let lines = stdout.map(|stdout| BufReader::new(stdout).lines());
+                for line in lines.into_iter().flatten().map_while(Result::ok) {
+                    if send.send(line).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        let program = Self { child, said };
+        let mut program = program;
+        if let Some(mut stdin) = program.child.stdin.take() {
+            stdin.write_all(told.as_bytes())?;
+        }
+        Ok(program)
+    }
 
-fn options(time: Duration) -> RunOptions {
-    RunOptions {
-        time,
-        times_every_io: true,
-        prints_histogram: false,
-        keep_going: false,
-        timeout: None,
-        zipf_theta: None,
-        verify: false,
-        iops_max: None,
-        bytes_per_second_max: None,
-        seed: u64::from(std::process::id()),
+    /// What it says next; `None` when it has ended.
+    fn listen(&self, limit: Duration) -> Option<Result<String, RecvTimeoutError>> {
+        match self.said.recv_timeout(limit) {
+            Err(RecvTimeoutError::Disconnected) => None,
+            heard => Some(heard),
+        }
+    }
+
+    fn kill(&mut self) -> Result<(), DemoError> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 
-async fn show(
-    session: &Session,
-    cores: &BTreeSet<u32>,
-    total: Duration,
-) -> Result<Shown, SessionError> {
-    let verifying = (total / 5).max(Duration::from_secs(1));
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const STEP: Duration = Duration::from_millis(20);
+
+fn write_and_kill(
+    drive: &Path,
+    time: Duration,
+    ledger: &mut Ledger,
+    interrupt: &Interrupt,
+) -> Result<(), DemoError> {
     say!(
-        "Writing blocks that say where they belong, reading each back and comparing, for {} s:",
-        verifying.as_secs()
+        "\nStoring blobs of 1 byte to 256 KiB, 16 at a time, deleting the oldest; each counts once it is durable:"
     );
-    let verify = jobs(cores, Workload::Verify, 8);
-    let mut live = Live::new(&verify);
-    let verified = session
-        .load(&verify, &options(verifying), &mut |start, elapsed| {
-            live.show(start, elapsed)
-        })
-        .await?;
-    if !verified.iter().all(JobReport::is_finished) {
-        return Ok(Shown {
-            verified,
-            loaded: Vec::new(),
-        });
+    let mut program = Program::start(Part::Write, drive, time.as_secs(), "")?;
+    let mut live = Live::new();
+    let mut since: Option<Instant> = None;
+    while since.is_none_or(|since| since.elapsed() < time) && !interrupt.raised() {
+        match program.listen(STEP) {
+            None => return Err(DemoError::Ended(program.child.wait()?)),
+            Some(Ok(line)) if line == "ready" => since = Some(Instant::now()),
+            Some(Ok(line)) => ledger.note(&line).ok_or(DemoError::Nonsense(line))?,
+            Some(Err(_)) => {}
+        }
+        if let Some(since) = since {
+            live.show(
+                since.elapsed(),
+                ledger.stored,
+                ledger.stored_bytes,
+                "stored",
+            );
+        }
     }
-    let loading = total.saturating_sub(verifying);
+    program.kill()?;
+    // What it said before it died counts.
+    while let Some(Ok(line)) = program.listen(Duration::from_secs(5)) {
+        ledger.note(&line).ok_or(DemoError::Nonsense(line))?;
+    }
+    live.end();
+    if interrupt.raised() {
+        return Ok(());
+    }
     say!(
-        "\nReading at random, {IO_BYTES} bytes each, {DEPTH} at a time for each drive and core, for {} s:",
-        loading.as_secs()
+        "kill -9, with {} writes and deletes under way. Acknowledged until then: {} blobs stored, {} deleted again.",
+        ledger.under_way(),
+        ledger.stored,
+        ledger.deleted
     );
-    let load = jobs(cores, Workload::RandRead, DEPTH);
-    let mut live = Live::new(&load);
-    let loaded = session
-        .load(&load, &options(loading), &mut |start, elapsed| {
-            live.show(start, elapsed)
-        })
-        .await?;
-    Ok(Shown { verified, loaded })
-}
-
-fn summary(shown: &Shown, signal: Option<i32>) -> Result<(), DemoError> {
-    for report in [&shown.verified, &shown.loaded] {
-        let report = Report {
-            results: report.clone(),
-            core_count: 0,
-        };
-        if let Some((drive, error)) = report.failure() {
-            return Err(DemoError::Load {
-                drive: drive.to_owned(),
-                error: error.to_owned(),
-            });
-        }
-    }
-    say!("");
-    for drive in [MEMORY, FILE] {
-        let units: f64 = shown
-            .verified
-            .iter()
-            .filter(|job| job.job == drive)
-            .map(|job| job.iops * job.runtime)
-            .sum();
-        let mib = units * IO_BYTES as f64 / f64::from(1 << 20);
-        say!(
-            "{drive:<8} {mib:>9.0} MiB written, read back and compared: every block as it was written."
-        );
-    }
-    for drive in [MEMORY, FILE] {
-        let jobs: Vec<_> = shown
-            .loaded
-            .iter()
-            .filter(|job| job.job == drive)
-            .cloned()
-            .collect();
-        if let Some(line) = drive_summary(drive, &jobs) {
-            say!("{line}");
-        }
-    }
-    match signal {
-        Some(_) => {
-            say!("\nStopped early; every I/O in flight was completed, and nothing is left behind.")
-        }
-        None => say!(
-            "\nThat was SPDK's bdev layer on reactors of ours; nothing is left behind. Next: oriel-perf bdev --help"
-        ),
-    }
     Ok(())
 }
 
-fn drive_summary(drive: &str, jobs: &[JobReport]) -> Option<String> {
-    let slowest = |percent: f64| {
-        let of_job = |job: &JobReport| {
-            job.percentiles_us
-                .iter()
-                .find(|(p, _)| *p == percent)
-                .map(|(_, us)| *us)
-        };
-        jobs.iter().filter_map(of_job).reduce(f64::max)
-    };
-    let (p50, p99) = (slowest(50.0)?, slowest(99.0)?);
-    let total = Report {
-        results: jobs.to_vec(),
-        core_count: 0,
+fn check_and_read(
+    drive: &Path,
+    time: Duration,
+    ledger: &mut Ledger,
+    interrupt: &Interrupt,
+) -> Result<(), DemoError> {
+    if interrupt.raised() {
+        return Ok(());
     }
-    .total();
-    let speed = speed(total.iops);
-    Some(format!(
-        "{drive:<8} {speed}; half of all reads within {p50:.1} us, 99 % within {p99:.1} us"
-    ))
+    let expected = ledger.there();
+    let mut program = Program::start(Part::Check, drive, time.as_secs(), &ledger.text())?;
+    let mut live = Live::new();
+    let mut since: Option<Instant> = None;
+    let (mut blobs, mut bytes) = (0, 0);
+    loop {
+        let line = match program.listen(STEP) {
+            None => break,
+            Some(Ok(line)) => line,
+            Some(Err(_)) if interrupt.raised() => return program.kill(),
+            Some(Err(_)) => continue,
+        };
+        let words: Vec<_> = line.split(' ').collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
+        match (words[0], number(1), number(2), number(3)) {
+            ("opened", Some(ms), ..) => {
+                say!("\nAnother program opened the store again in {ms} ms.")
+            }
+            ("checked", Some(there), Some(gone), Some(made_it)) => {
+                say!(
+                    "It looked for every blob: all {there} of {expected} are there, byte for byte, and all {gone} deleted ones are gone."
+                );
+                say!("Of what was under way, {made_it} had been done; the rest left no trace.");
+                if there != expected {
+                    return Err(DemoError::Lost(format!(
+                        "{there} of {expected} blobs are there"
+                    )));
+                }
+                say!("\nNow it finds and reads blobs at random, and verifies each:");
+                since = Some(Instant::now());
+            }
+            ("read", Some(now_blobs), Some(now_bytes), _) => {
+                (blobs, bytes) = (now_blobs, now_bytes);
+                if let Some(since) = since {
+                    live.show(since.elapsed(), blobs, bytes, "read");
+                }
+            }
+            ("lost", ..) => return Err(DemoError::Lost(line)),
+            _ => return Err(DemoError::Nonsense(line)),
+        }
+    }
+    live.end();
+    let status = program.child.wait()?;
+    if !status.success() || since.is_none() {
+        return Err(DemoError::Ended(status));
+    }
+    say!(
+        "{blobs} blobs read and verified, {} MiB. Nothing that was acknowledged is lost, and nothing is left behind.\nNext: oriel-perf store --help",
+        bytes >> 20
+    );
+    Ok(())
 }
 
-fn speed(iops: f64) -> String {
-    let mibps = iops * IO_BYTES as f64 / f64::from(1 << 20);
-    let (iops, unit) = match iops {
-        iops if iops >= 1e6 => (iops / 1e6, "M"),
-        iops => (iops / 1e3, "K"),
-    };
-    format!("{iops:>8.2} {unit} IOPS {mibps:>9.1} MiB/s")
-}
-
-fn plural(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
-/// The speed of the last second, drive by drive: a line that renews itself on a
-/// terminal, a line a second elsewhere.
+/// The speed of the last second: a line that renews itself on a terminal, a line a second elsewhere.
 struct Live {
-    drives: Vec<String>,
-    completed: Vec<u64>,
     shown_at: Duration,
+    before: (u64, u64),
     redraws: bool,
+    has_shown: bool,
 }
 
 impl Live {
     const PERIOD: Duration = Duration::from_secs(1);
 
-    fn new(jobs: &[JobPlan]) -> Self {
-        let drives = jobs.iter().map(|job| job.bdev.clone()).collect();
+    fn new() -> Self {
         Self {
-            drives,
-            completed: vec![0; jobs.len()],
             shown_at: Duration::ZERO,
+            before: (0, 0),
             redraws: out::is_terminal(),
+            has_shown: false,
         }
     }
 
-    fn show(&mut self, start: &Start, elapsed: Duration) {
+    fn show(&mut self, elapsed: Duration, blobs: u64, bytes: u64, verb: &str) {
         let passed = elapsed.saturating_sub(self.shown_at);
         if passed < Self::PERIOD {
             return;
         }
+        let line = self.line(elapsed, passed, blobs, bytes, verb);
         self.shown_at = elapsed;
-        let now: Vec<u64> = start
-            .progress
-            .iter()
-            .map(|job| job.completed.load(Ordering::Relaxed))
-            .collect();
-        let line = self.line(&now, passed, elapsed);
-        self.completed = now;
+        self.before = (blobs, bytes);
+        self.has_shown = true;
         if self.redraws {
             // Back to the start of the line, and clear what was there.
             out::write(format_args!("\r\x1b[2K{line}"));
@@ -374,29 +342,26 @@ impl Live {
         }
     }
 
-    fn line(&self, now: &[u64], passed: Duration, elapsed: Duration) -> String {
-        let mut line = format!("{:>4} s", elapsed.as_secs());
-        for drive in [MEMORY, FILE] {
-            let of_drive = self
-                .drives
-                .iter()
-                .zip(now.iter().zip(&self.completed))
-                .filter(|(name, _)| *name == drive);
-            let done: u64 = of_drive
-                .map(|(_, (now, before))| now.saturating_sub(*before))
-                .sum();
-            line.push_str(&format!(
-                "   {drive} {}",
-                speed(done as f64 / passed.as_secs_f64())
-            ));
-        }
-        line
+    fn line(
+        &self,
+        elapsed: Duration,
+        passed: Duration,
+        blobs: u64,
+        bytes: u64,
+        verb: &str,
+    ) -> String {
+        let per_second =
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
+        let mib = per_second(bytes, self.before.1) / f64::from(1 << 20);
+        format!(
+            "{:>4} s   {blobs:>8} blobs {verb}   {:>8.0} blobs/s   {mib:>8.1} MiB/s",
+            elapsed.as_secs(),
+            per_second(blobs, self.before.0)
+        )
     }
-}
 
-impl Drop for Live {
-    fn drop(&mut self) {
-        if self.redraws {
+    fn end(&mut self) {
+        if self.redraws && self.has_shown {
             say!("");
         }
     }
@@ -409,52 +374,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_core_gets_its_part_of_every_drive() {
-        let jobs = jobs(&BTreeSet::from([0, 3]), Workload::Verify, 8);
-        let places: Vec<_> = jobs
-            .iter()
-            .map(|job| (job.bdev.as_str(), job.core, job.part))
-            .collect();
-        let share = |index| Part::Share { index, of: 2 };
-        assert_eq!(
-            places,
-            [
-                (MEMORY, 0, share(0)),
-                (MEMORY, 3, share(1)),
-                (FILE, 0, share(0)),
-                (FILE, 3, share(1))
-            ]
-        );
-    }
-
-    #[test]
     fn the_live_line_shows_what_the_last_second_did() {
-        let mut live = Live::new(&jobs(&BTreeSet::from([0, 1]), Workload::RandRead, 8));
-        live.redraws = false;
-        live.completed = vec![100, 100, 0, 0];
-        let line = live.line(
-            &[1_100_100, 900_100, 40_000, 40_000],
-            Duration::from_secs(1),
-            Duration::from_secs(3),
-        );
-        assert!(
-            line.starts_with(
-                "   3 s   Memory     2.00 M IOPS    7812.5 MiB/s   File    80.00 K IOPS"
-            ),
-            "{line}"
+        let mut live = Live::new();
+        live.before = (100, 1 << 20);
+        let (now, second) = (Duration::from_secs(3), Duration::from_secs(1));
+        assert_eq!(
+            live.line(now, second, 1100, 11 << 20, "stored"),
+            "   3 s       1100 blobs stored       1000 blobs/s       10.0 MiB/s"
         );
     }
 
     #[test]
-    fn the_file_has_its_size_and_goes_with_its_name() {
+    fn the_file_has_its_size_and_no_name() {
         let directory = tempfile::tempdir().unwrap();
-        let file = make_file(Some(directory.path())).unwrap();
-        let found = std::fs::metadata(&file).unwrap();
+        let file = make_file(directory.path()).unwrap();
+        let found = file.metadata().unwrap();
         assert_eq!(found.len(), DRIVE_BYTES);
         assert!(found.blocks() * 512 >= DRIVE_BYTES, "it has holes");
-        drop(NamedFile(file));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        let error = make_file(Some(Path::new("/nonexistent")))
+        let error = make_file(Path::new("/nonexistent"))
             .unwrap_err()
             .to_string();
         assert!(

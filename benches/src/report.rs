@@ -252,10 +252,6 @@ fn per_second(count: u64, seconds: f64) -> f64 {
 }
 
 impl JobReport {
-    pub(crate) fn is_finished(&self) -> bool {
-        self.status == Status::Finished
-    }
-
     fn describe(&self, out: &mut String) {
         let _ = write!(
             out,

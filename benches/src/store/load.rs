@@ -144,12 +144,14 @@ pub(super) async fn run<T: Target>(
         latencies: RefCell::new(Latencies::new()),
     });
     let workers: Vec<_> = (0..course.depth)
-        .map(|_| spawn_local("blobs", work(Rc::clone(&shared))))
+        .map(|_| {
+            let worker = spawn_local("blobs", work(Rc::clone(&shared)));
+            worker.map_err(|_| SideError::NoTask)
+        })
         .collect();
     let mut result = Ok(());
     for worker in workers {
-        let worker = worker.map_err(|_| SideError::NoTask)?;
-        result = result.and(worker.await);
+        result = result.and(worker?.await);
     }
     result?;
     let seconds = shared.last_ticks.get().saturating_sub(start_ticks) as f64 / hz;
