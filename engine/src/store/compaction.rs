@@ -4,14 +4,16 @@
 //! most beside the copying that it takes: `(1 - u) * age / (1 + u)` for one that is `u` full, since what has been there for
 //! long will stay. A blob is checked before it is moved; one that is damaged stays where it is, and its slab with it.
 
+use std::collections::HashMap;
 use std::task::Poll;
 
 use futures_channel::oneshot;
 
+use super::directory::directory_blocks;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::frame::Entry;
-use super::journal::remember;
+use super::journal::{remember, ring_bell};
 use super::log::Log;
 use super::reading::check_window;
 use super::record::{Record, data_blocks};
@@ -39,24 +41,55 @@ pub(super) enum Stuck {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Candidate {
     pub(super) number: u64,
+    pub(super) realm: RealmId,
     /// Blocks of its windows that hold blobs.
     pub(super) live: u64,
+    /// Those blobs.
+    pub(super) blobs: u64,
     /// Slabs that were made since.
     pub(super) age: u64,
 }
 
-/// The slab whose room is worth most beside what it costs.
+impl Candidate {
+    /// What a slab needs to take its blobs, beside so many blocks of so many others.
+    fn needs_beside(&self, live: u64, blobs: u64) -> u64 {
+        self.live + live + directory_blocks(self.blobs + blobs)
+    }
+}
+
+/// The slab whose room is worth most beside what it costs, among those of which at least one slab comes free: its blobs
+/// fit what is left of the slab that is being filled (`room` of its realm), or a new one together with those of another.
 pub(super) fn choose(
-    candidates: impl Iterator<Item = Candidate>,
+    candidates: &[Candidate],
     slab_blocks: u64,
+    room: impl Fn(RealmId, u64) -> u64,
 ) -> Option<Candidate> {
     let worth = |candidate: &Candidate| {
         let full = candidate.live as f64 / slab_blocks as f64;
         (1.0 - full) * (candidate.age + 1) as f64 / (1.0 + full)
     };
-    candidates
-        .filter(|candidate| candidate.live * 8 <= slab_blocks * FULL_EIGHTHS)
-        .max_by(|one, other| worth(one).total_cmp(&worth(other)))
+    // Of each realm, the two that hold least.
+    let mut least: HashMap<RealmId, [Option<&Candidate>; 2]> = HashMap::new();
+    for candidate in candidates {
+        let [first, second] = least.entry(candidate.realm).or_default();
+        if first.is_none_or(|least| candidate.live < least.live) {
+            *second = first.replace(candidate);
+        } else if second.is_none_or(|least| candidate.live < least.live) {
+            *second = Some(candidate);
+        }
+    }
+    let helps = |candidate: &&Candidate| {
+        let least = least.get(&candidate.realm).into_iter().flatten().flatten();
+        let least = least
+            .copied()
+            .find(|other| other.number != candidate.number);
+        candidate.live <= room(candidate.realm, candidate.blobs)
+            || least
+                .is_some_and(|other| candidate.needs_beside(other.live, other.blobs) <= slab_blocks)
+    };
+    let best = candidates.iter().filter(helps);
+    best.max_by(|one, other| worth(one).total_cmp(&worth(other)))
+        .copied()
 }
 
 /// A move that waits for the journal.
@@ -64,9 +97,7 @@ type Moving = oneshot::Receiver<Result<(), StoreError>>;
 
 impl<D: Drive> Log<D> {
     pub(super) fn ring_compaction(&self) {
-        if let Some(waker) = self.compaction_bell.borrow_mut().take() {
-            waker.wake();
-        }
+        ring_bell(&self.compaction_bell);
     }
 
     /// Whether emptying a slab would help those who wait for room.
@@ -79,19 +110,34 @@ impl<D: Drive> Log<D> {
         let candidates = state.slabs.iter().filter(|(number, slab)| {
             slab.is_sealed && slab.pending == 0 && slab.live > 0 && !stuck.contains_key(number)
         });
+        let slab_blocks = self.layout.slab_blocks;
         let candidates = candidates.map(|(number, slab)| Candidate {
             number: *number,
+            realm: slab.realm,
             live: slab.live,
+            blobs: slab.blobs(),
             age: state.next_slab - number,
         });
-        choose(candidates, self.layout.slab_blocks)
+        let full_at = slab_blocks * FULL_EIGHTHS;
+        let candidates: Vec<_> = candidates
+            .filter(|candidate| candidate.live * 8 <= full_at)
+            .collect();
+        let room = |realm: RealmId, blobs: u64| {
+            let open = state.realms.get(&realm);
+            let open = open.and_then(|realm| realm.open(Purpose::Compaction));
+            open.map_or(0, |open| {
+                let taken = open.next_block + directory_blocks(open.windows + blobs);
+                slab_blocks.saturating_sub(taken)
+            })
+        };
+        choose(&candidates, slab_blocks, room)
     }
 
     /// Empties slabs while somebody waits for room.
     pub(super) async fn compact(&self) -> Result<(), StoreError> {
         loop {
             let next = std::future::poll_fn(|cx| {
-                if self.closing.get() || self.check_running().is_err() {
+                if self.journal_ended.get() || self.check_running().is_err() {
                     return Poll::Ready(None);
                 }
                 let state = self.state.borrow();
@@ -163,17 +209,14 @@ impl<D: Drive> Log<D> {
         extent: &D::Extent,
         record: &Record,
     ) -> Result<Option<Moving>, StoreError> {
-        let is_there = {
+        let fingerprint = {
             let state = self.state.borrow();
             let fingerprint = state.keys.fingerprint(realm, &record.key);
-            state
-                .locate_quietly(fingerprint)
-                .map(|place| place.position)
-                == Some(record.position)
+            if state.locate_quietly(fingerprint) != Some(record.location()) {
+                return Ok(None);
+            }
+            fingerprint
         };
-        if !is_there {
-            return Ok(None);
-        }
         let slab_blocks = self.layout.slab_blocks;
         let blocks = record.blocks();
         let buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
@@ -197,6 +240,7 @@ impl<D: Drive> Log<D> {
         let from = record.position;
         let queued = Queued {
             answer: Some(send),
+            blob: Some(fingerprint),
             window: Some((position, blocks)),
             ..Queued::silent(Entry::Move {
                 record: moved,
@@ -235,17 +279,48 @@ mod tests {
     use super::*;
 
     fn candidate(number: u64, live: u64, age: u64) -> Candidate {
-        Candidate { number, live, age }
+        Candidate {
+            number,
+            realm: RealmId(0),
+            live,
+            blobs: 1,
+            age,
+        }
+    }
+
+    fn chosen(room: u64, all: &[Candidate]) -> Option<u64> {
+        choose(all, 100, |_, _| room).map(|one| one.number)
     }
 
     #[test]
     fn the_slab_with_most_to_gain_is_emptied_first() {
-        let choose = |all: &[Candidate]| choose(all.iter().copied(), 100).map(|one| one.number);
-        assert_eq!(choose(&[]), None);
-        assert_eq!(choose(&[candidate(1, 76, 9)]), None);
-        assert_eq!(choose(&[candidate(1, 75, 0)]), Some(1));
-        assert_eq!(choose(&[candidate(1, 50, 3), candidate(2, 10, 3)]), Some(2));
+        assert_eq!(chosen(100, &[]), None);
+        assert_eq!(
+            chosen(100, &[candidate(1, 50, 3), candidate(2, 10, 3)]),
+            Some(2)
+        );
         // What is a little fuller and much older is worth more.
-        assert_eq!(choose(&[candidate(1, 30, 9), candidate(2, 20, 2)]), Some(1));
+        assert_eq!(
+            chosen(100, &[candidate(1, 30, 9), candidate(2, 20, 2)]),
+            Some(1)
+        );
+    }
+
+    #[test]
+    fn a_slab_whose_emptying_frees_none_is_left_alone() {
+        assert_eq!(chosen(0, &[candidate(1, 30, 9)]), None);
+        assert_eq!(chosen(29, &[candidate(1, 30, 9)]), None);
+        assert_eq!(chosen(30, &[candidate(1, 30, 9)]), Some(1));
+        // Two together fill one, if they leave a block for their directory and are of the same realm.
+        assert_eq!(chosen(0, &[candidate(1, 50, 9), candidate(2, 50, 0)]), None);
+        assert_eq!(
+            chosen(0, &[candidate(1, 50, 9), candidate(2, 49, 0)]),
+            Some(1)
+        );
+        let other = Candidate {
+            realm: RealmId(1),
+            ..candidate(2, 49, 0)
+        };
+        assert_eq!(chosen(0, &[candidate(1, 50, 9), other]), None);
     }
 }

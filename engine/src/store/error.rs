@@ -130,13 +130,15 @@ pub enum StoreError {
     },
     /// A blob's bytes are not what was written.
     #[error(
-        "blob {key} is damaged: its block {block} at {position} has the checksum {found:08x}, not {expected:08x}"
+        "blob {key} is damaged: its {blocks} blocks from block {block} on, at {position}, have the checksum {found:08x}, not {expected:08x}"
     )]
     Damaged {
         /// Its key.
         key: Key,
-        /// The block in the blob.
+        /// The first of the blocks, in the blob.
         block: u64,
+        /// Blocks that the checksum is of.
+        blocks: u64,
         /// That block in the log.
         position: Position,
         /// The checksum it should have.

@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::frame::Entry;
 use super::log::Log;
 use super::state::{Pin, Queued, State};
-use super::types::{Key, Position, RealmId};
+use super::types::{Key, RealmId};
 use crate::clock::Moment;
 
 /// A realm's pinned blobs take at most one part in so many of its blocks.
@@ -73,6 +73,7 @@ impl<D: Drive> Log<D> {
 
     /// Evicts blobs of a cache until so many blocks of windows are free; how many are, which is none if nothing can go.
     pub(super) async fn evict(&self, id: RealmId, blocks: u64) -> Result<u64, StoreError> {
+        self.check_running()?;
         let mut gone = 0;
         let mut answers = Vec::new();
         {
@@ -88,33 +89,23 @@ impl<D: Drive> Log<D> {
                     continue;
                 };
                 let position = location.position;
-                state.dying.insert(blob, position);
+                state.dying.insert(blob);
                 let (send, heard) = oneshot::channel();
                 state.queue.push_back(Queued {
                     answer: Some(send),
+                    blob: Some(blob),
                     ..Queued::silent(Entry::Evict { blob, position })
                 });
-                answers.push((blob, position, heard));
+                answers.push(heard);
                 gone += freed;
                 state.stat.blobs_evicted += 1;
             }
         }
         self.ring();
-        let mut result = Ok(gone);
-        for (blob, position, heard) in answers {
-            if let Err(error) = heard.await.unwrap_or(Err(StoreError::Closing)) {
-                self.spare_dying(blob, position);
-                result = Err(error);
-            }
+        for heard in answers {
+            heard.await.unwrap_or(Err(StoreError::Closing))?;
         }
-        result
-    }
-
-    fn spare_dying(&self, blob: Fingerprint, position: Position) {
-        let mut state = self.state.borrow_mut();
-        if state.dying.get(&blob) == Some(&position) {
-            state.dying.remove(&blob);
-        }
+        Ok(gone)
     }
 }
 

@@ -4,6 +4,8 @@
 //! go to the other journal at once, and the checkpoint is written meanwhile. Until it is whole, the one before it and both
 //! journals together say everything; and a journal is begun anew only when the checkpoint before it is whole.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -16,7 +18,7 @@ use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
 use super::join::both;
 use super::log::{Log, Tail};
 use super::record::Record;
-use super::state::{Queued, Snapshot, State};
+use super::state::{Purpose, Queued, Snapshot, State};
 use super::types::{BLOCK_BYTES, RealmId};
 
 /// Empty slabs that are kept until the journal is full anyway.
@@ -45,21 +47,21 @@ enum Chore<E> {
 
 impl<D: Drive> Log<D> {
     pub(super) fn ring(&self) {
-        if let Some(waker) = self.journal_bell.borrow_mut().take() {
-            waker.wake();
-        }
+        ring_bell(&self.journal_bell);
     }
 
     pub(super) fn ring_maintenance(&self) {
-        if let Some(waker) = self.maintenance_bell.borrow_mut().take() {
-            waker.wake();
-        }
+        ring_bell(&self.maintenance_bell);
     }
 
     /// Writes the journal until [`close`](Self::close) is called, then a last checkpoint.
     pub async fn run(&self) -> Result<(), StoreError> {
-        let beside = both(self.maintain(), self.compact());
-        let (journal, (maintenance, compaction)) = both(self.write_journal(), beside).await;
+        let slabs = both(
+            self.make_slabs(Purpose::Clients),
+            self.make_slabs(Purpose::Compaction),
+        );
+        let beside = both(both(self.maintain(), self.compact()), slabs);
+        let (journal, ((maintenance, compaction), _)) = both(self.write_journal(), beside).await;
         journal.and(maintenance).and(compaction)?;
         *self.stopped.borrow_mut() = Some(StoreError::Closing);
         Ok(())
@@ -71,8 +73,11 @@ impl<D: Drive> Log<D> {
         loop {
             match self.next_batch().await? {
                 Next::Write(batch) => {
-                    if self.tail.get().block + FRAME_BLOCKS_MAX > self.layout.journal_blocks {
-                        self.begin_checkpoint().await?;
+                    if self.tail.get().block + FRAME_BLOCKS_MAX > self.layout.journal_blocks
+                        && let Err(reason) = self.begin_checkpoint().await
+                    {
+                        refuse(batch, &reason);
+                        return Err(reason);
                     }
                     if let Err(reason) = self.write_frame(&batch).await {
                         return Err(self.stop(batch, reason));
@@ -85,6 +90,9 @@ impl<D: Drive> Log<D> {
                     self.begin_checkpoint().await?;
                     self.journal_ended.set(true);
                     self.ring_maintenance();
+                    self.ring_compaction();
+                    self.slab_bells.iter().for_each(ring_bell);
+                    self.tell_of_room();
                     return Ok(());
                 }
             }
@@ -97,8 +105,10 @@ impl<D: Drive> Log<D> {
             self.check_running()?;
             let mut state = self.state.borrow_mut();
             if state.queue.iter().any(|queued| queued.answer.is_some()) {
-                let count = state.queue.len().min(FRAME_ENTRIES_MAX);
-                return Poll::Ready(Ok(Next::Write(state.queue.drain(..count).collect())));
+                let batch = self.settled_batch(&mut state);
+                if !batch.is_empty() {
+                    return Poll::Ready(Ok(Next::Write(batch)));
+                }
             }
             if self.closing.get() && state.claims.is_empty() && !self.is_compacting.get() {
                 return Poll::Ready(Ok(Next::End));
@@ -110,6 +120,28 @@ impl<D: Drive> Log<D> {
             Poll::Pending
         })
         .await
+    }
+
+    /// What the next frame says. Moves of blobs that are gone are none, and answered.
+    fn settled_batch(&self, state: &mut State<D::Extent>) -> Vec<Queued> {
+        let mut ahead = HashMap::new();
+        let mut batch = Vec::new();
+        while batch.len() < FRAME_ENTRIES_MAX {
+            let Some(mut queued) = state.queue.pop_front() else {
+                break;
+            };
+            if state.settle(&mut queued, &mut ahead) {
+                batch.push(queued);
+                continue;
+            }
+            if let Some((position, blocks)) = queued.window {
+                state.release_window(position, blocks, self.layout.slab_blocks);
+            }
+            if let Some(answer) = queued.answer {
+                let _ = answer.send(Ok(()));
+            }
+        }
+        batch
     }
 
     async fn write_frame(&self, batch: &[Queued]) -> Result<(), DriveError> {
@@ -156,8 +188,8 @@ impl<D: Drive> Log<D> {
             let applied = state.apply(&queued.entry, slab_blocks);
             applied.expect("what was checked before it came into the journal");
             drop(state);
-            if let Some(fingerprint) = queued.claim {
-                self.release_claim(fingerprint);
+            if let (Entry::Put(_), Some(blob)) = (&queued.entry, queued.blob) {
+                self.release_claim(blob);
             }
             if let Some(answer) = queued.answer {
                 // Whoever does not wait any more does not have to know.
@@ -197,30 +229,21 @@ impl<D: Drive> Log<D> {
     fn stop(&self, batch: Vec<Queued>, reason: DriveError) -> StoreError {
         let reason = StoreError::Stopped { reason };
         *self.stopped.borrow_mut() = Some(reason.clone());
-        let (queued, claims, openings) = {
+        let (queued, claims) = {
             let mut state = self.state.borrow_mut();
-            let state = &mut *state;
-            let openings = state.realms.values_mut();
-            let openings: Vec<_> = openings
-                .flat_map(|realm| realm.lanes())
-                .flat_map(|lane| std::mem::take(&mut lane.opening))
-                .collect();
             (
                 std::mem::take(&mut state.queue),
                 std::mem::take(&mut state.claims),
-                openings,
             )
         };
         // Whoever waits for a claim or for room finds that the log has stopped.
-        drop((claims, openings, self.room.take()));
-        for queued in batch.into_iter().chain(queued) {
-            if let Some(answer) = queued.answer {
-                let _ = answer.send(Err(reason.clone()));
-            }
-        }
+        drop((claims, self.room.take()));
+        refuse(batch, &reason);
+        refuse(queued, &reason);
         self.ring();
         self.ring_maintenance();
         self.ring_compaction();
+        self.slab_bells.iter().for_each(ring_bell);
         reason
     }
 
@@ -352,6 +375,22 @@ impl<D: Drive> Log<D> {
         self.is_checkpointing.set(false);
         self.ring();
         Ok(())
+    }
+}
+
+fn refuse(queue: impl IntoIterator<Item = Queued>, reason: &StoreError) {
+    for queued in queue {
+        if let Some(answer) = queued.answer {
+            // Whoever does not wait any more does not have to know.
+            let _ = answer.send(Err(reason.clone()));
+        }
+    }
+}
+
+/// Wakes whoever waits for it.
+pub(super) fn ring_bell(bell: &RefCell<Option<Waker>>) {
+    if let Some(waker) = bell.borrow_mut().take() {
+        waker.wake();
     }
 }
 

@@ -140,6 +140,7 @@ pub struct Log<D: Drive> {
     pub(super) journal_bell: RefCell<Option<Waker>>,
     pub(super) maintenance_bell: RefCell<Option<Waker>>,
     pub(super) compaction_bell: RefCell<Option<Waker>>,
+    pub(super) slab_bells: [RefCell<Option<Waker>>; 2],
     /// A slab is being emptied.
     pub(super) is_compacting: Cell<bool>,
     /// Slabs that could not be emptied.
@@ -172,6 +173,7 @@ impl<D: Drive> Log<D> {
             journal_bell: RefCell::new(None),
             maintenance_bell: RefCell::new(None),
             compaction_bell: RefCell::new(None),
+            slab_bells: Default::default(),
             is_compacting: Cell::new(false),
             stuck: RefCell::new(BTreeMap::new()),
             room: RefCell::new(Vec::new()),
@@ -242,7 +244,7 @@ impl<D: Drive> Log<D> {
         state.keys.probe(prints, &mut there[..prints.len()]);
         let bits = prints.iter().zip(there).enumerate();
         bits.fold(0, |bits, (place, (print, there))| {
-            let dying = !state.dying.is_empty() && state.dying.contains_key(print);
+            let dying = !state.dying.is_empty() && state.dying.contains(print);
             bits | u64::from(there && !dying) << place
         })
     }
@@ -352,7 +354,7 @@ impl<D: Drive> Log<D> {
             entry: Entry::Put(record),
             answer: Some(send),
             window: Some((window.taken.position, window.taken.blocks)),
-            claim: Some(claim.fingerprint()),
+            blob: Some(claim.fingerprint()),
         };
         self.check_running()?;
         // From here on the journal's writer has them, even if nobody waits for it any more.
@@ -368,23 +370,22 @@ impl<D: Drive> Log<D> {
         self.check_open()?;
         self.check_realm(realm)?;
         let (send, heard) = oneshot::channel();
-        let (fingerprint, position) = {
+        {
             let mut state = self.state.borrow_mut();
             let fingerprint = state.keys.fingerprint(realm, &key);
             let Some(location) = state.locate(fingerprint) else {
                 return Ok(false);
             };
-            state.dying.insert(fingerprint, location.position);
-            (fingerprint, location.position)
-        };
-        self.enqueue(Queued {
-            answer: Some(send),
-            ..Queued::silent(Entry::Delete { key, position })
-        });
-        let deleted = heard.await.unwrap_or(Err(StoreError::Closing));
-        if deleted.is_err() {
-            self.state.borrow_mut().dying.remove(&fingerprint);
+            state.dying.insert(fingerprint);
+            let position = location.position;
+            state.queue.push_back(Queued {
+                answer: Some(send),
+                blob: Some(fingerprint),
+                ..Queued::silent(Entry::Delete { key, position })
+            });
         }
+        self.ring();
+        let deleted = heard.await.unwrap_or(Err(StoreError::Closing));
         deleted.map(|()| true)
     }
 

@@ -201,10 +201,15 @@ impl<D: Drive> Log<D> {
     }
 }
 
-fn damaged(key: &Key, location: Location, block: u64, expected: u32, found: u32) -> StoreError {
+fn damaged(key: &Key, location: Location, at: Blocks, expected: u32, found: u32) -> StoreError {
+    let Blocks {
+        first: block,
+        count: blocks,
+    } = at;
     StoreError::Damaged {
         key: *key,
         block,
+        blocks,
         position: Position(location.position.0 + block),
         expected,
         found,
@@ -222,6 +227,7 @@ pub(super) fn check_window(record: &Record, window: &[u8]) -> Result<(), StoreEr
     check_small(&record.key, location, record.checksum, trailer).map_err(|error| match error {
         StoreError::Damaged {
             key,
+            blocks,
             position,
             expected,
             found,
@@ -229,6 +235,7 @@ pub(super) fn check_window(record: &Record, window: &[u8]) -> Result<(), StoreEr
         } => StoreError::Damaged {
             key,
             block: count,
+            blocks,
             position: Position(position.0 + count),
             expected,
             found,
@@ -248,7 +255,17 @@ fn check_small(
 ) -> Result<(), StoreError> {
     match Crc32c::of(data).value() {
         found if found == expected => Ok(()),
-        found => Err(damaged(key, location, 0, expected, found)),
+        found => {
+            let first = 0;
+            let count = (data.len() / BLOCK_BYTES) as u64;
+            Err(damaged(
+                key,
+                location,
+                Blocks { first, count },
+                expected,
+                found,
+            ))
+        }
     }
 }
 
@@ -265,8 +282,16 @@ fn check_large(
     let (trailer, _) = trailer.as_chunks::<BLOCK_BYTES>();
     for (index, block) in (first_index..).zip(trailer) {
         let checked = trailer::check(block, location.position, index as u32);
-        checked
-            .map_err(|wrong| damaged(key, location, all + index, wrong.expected, wrong.found))?;
+        checked.map_err(|wrong| {
+            let (first, count) = (all + index, 1);
+            damaged(
+                key,
+                location,
+                Blocks { first, count },
+                wrong.expected,
+                wrong.found,
+            )
+        })?;
     }
     let (data, _) = data.as_chunks::<BLOCK_BYTES>();
     for (block, bytes) in (blocks.first..).zip(data) {
@@ -274,7 +299,14 @@ fn check_large(
         let expected = trailer::checksum(&trailer[place], block % TRAILER_CHECKSUMS);
         let found = Crc32c::of(bytes).value();
         if found != expected {
-            return Err(damaged(key, location, block, expected, found));
+            let (first, count) = (block, 1);
+            return Err(damaged(
+                key,
+                location,
+                Blocks { first, count },
+                expected,
+                found,
+            ));
         }
     }
     Ok(())

@@ -185,9 +185,10 @@ pub async fn open<D: Drive>(
                 recovery.slabs_dropped += 1;
                 leftovers.push(extent);
             }
-            ExtentName::Checkpoint(epoch) if epoch == header.epoch => leftovers.push(extent),
-            // Not written to its end, or older and not deleted in time.
-            ExtentName::Checkpoint(_) => drive.delete(extent).await?,
+            // Not written to its end; the next one may have its name.
+            ExtentName::Checkpoint(epoch) if epoch > header.epoch => drive.delete(extent).await?,
+            // The newest may be in a drive's cache alone, so the one before stays until there is another.
+            ExtentName::Checkpoint(_) => leftovers.push(extent),
             _ => {}
         }
     }

@@ -247,7 +247,8 @@ impl<D: Drive> Log<D> {
             return Err(StoreError::BeingWritten { position });
         }
         let blocks = &reservation.blocks[..data_blocks(length) as usize];
-        if let Some(missing) = blocks.iter().position(|block| *block == Block::Missing) {
+        let is_written = |block: &Block| matches!(block, Block::Written { .. });
+        if let Some(missing) = blocks.iter().position(|block| !is_written(block)) {
             let position = Position(position.0 + missing as u64);
             return Err(StoreError::NotWritten { position });
         }
@@ -369,16 +370,13 @@ struct Writing<'a, D: Drive> {
 impl<D: Drive> Writing<'_, D> {
     /// With the checksums of what is there now, if that is known.
     fn end(self, sums: Option<&[u32]>) {
-        let Some(sums) = sums else {
-            return;
-        };
         let mut state = self.log.state.borrow_mut();
         if let Some(reservation) = state.reservations.get_mut(&self.window) {
             let blocks = &mut reservation.blocks[self.first..self.first + self.count];
-            for (block, checksum) in blocks.iter_mut().zip(sums) {
-                *block = Block::Written {
-                    checksum: *checksum,
-                };
+            for (place, block) in blocks.iter_mut().enumerate() {
+                *block = sums.map_or(Block::Missing, |sums| Block::Written {
+                    checksum: sums[place],
+                });
             }
         }
     }
@@ -388,14 +386,9 @@ impl<D: Drive> Drop for Writing<'_, D> {
     fn drop(&mut self) {
         let mut state = self.log.state.borrow_mut();
         if let Some(reservation) = state.reservations.get_mut(&self.window) {
+            // Blocks of a write whose end nobody waited for stay as they are: it may still come, and must not come over what
+            // another one writes.
             reservation.writes -= 1;
-            let blocks = &mut reservation.blocks[self.first..self.first + self.count];
-            for block in blocks {
-                // Not known to be written.
-                if *block == Block::BeingWritten {
-                    *block = Block::Missing;
-                }
-            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the log knows, and how an entry of its journal changes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use futures_channel::oneshot;
@@ -24,8 +24,8 @@ pub(super) struct Queued {
     pub(super) answer: Option<oneshot::Sender<Result<(), StoreError>>>,
     /// The window that was taken for it, and its blocks.
     pub(super) window: Option<(Position, u64)>,
-    /// The key that nobody else may create meanwhile.
-    pub(super) claim: Option<Fingerprint>,
+    /// The key that it is about; slabs have none.
+    pub(super) blob: Option<Fingerprint>,
 }
 
 impl Queued {
@@ -34,7 +34,7 @@ impl Queued {
             entry,
             answer: None,
             window: None,
-            claim: None,
+            blob: None,
         }
     }
 }
@@ -60,9 +60,8 @@ pub(super) enum Purpose {
 #[derive(Default)]
 pub(super) struct Lane {
     pub(super) open: Option<Open>,
-    /// Somebody makes a slab; the others wait for it.
-    pub(super) is_opening: bool,
-    pub(super) opening: Vec<oneshot::Sender<()>>,
+    /// Who waits for a slab that is being made.
+    pub(super) opening: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
 pub(super) struct Realm {
@@ -89,6 +88,10 @@ impl Realm {
         }
     }
 
+    pub(super) fn open(&self, purpose: Purpose) -> Option<Open> {
+        self.lanes[purpose as usize].open
+    }
+
     pub(super) fn lane(&mut self, purpose: Purpose) -> &mut Lane {
         &mut self.lanes[purpose as usize]
     }
@@ -98,10 +101,6 @@ impl Realm {
         if let Some(eviction) = &mut self.eviction {
             eviction.accessed(blob);
         }
-    }
-
-    pub(super) fn lanes(&mut self) -> &mut [Lane] {
-        &mut self.lanes
     }
 }
 
@@ -127,11 +126,13 @@ pub(super) struct State<E> {
     pub(super) next_slab: u64,
     /// Keys that a put is about to create, and who waits to hear of it.
     pub(super) claims: HashMap<Fingerprint, Vec<oneshot::Sender<()>>>,
-    /// Keys that are being deleted, and where they were.
-    pub(super) dying: HashMap<Fingerprint, Position>,
+    /// Keys that are being deleted. They stay so if that fails: whether it is on the drive is not known.
+    pub(super) dying: HashSet<Fingerprint>,
     /// Windows that are written from outside, by their first block.
     pub(super) reservations: BTreeMap<u64, Reservation<E>>,
     pub(super) queue: VecDeque<Queued>,
+    /// Slabs that are wanted, for each purpose.
+    pub(super) wanted: [VecDeque<RealmId>; 2],
     /// Slabs without blobs, which the next checkpoint does not name any more.
     pub(super) retired: Vec<Rc<E>>,
     /// Those that no checkpoint names, as long as somebody still reads.
@@ -155,9 +156,10 @@ impl<E> State<E> {
             realms: realms.iter().map(realm).collect(),
             next_slab,
             claims: HashMap::new(),
-            dying: HashMap::new(),
+            dying: HashSet::new(),
             reservations: BTreeMap::new(),
             queue: VecDeque::new(),
+            wanted: Default::default(),
             retired: Vec::new(),
             forgotten: Vec::new(),
             snapshot: None,
@@ -188,8 +190,7 @@ impl<E> State<E> {
     }
 
     fn unless_dying(&self, fingerprint: Fingerprint, location: Location) -> Option<Location> {
-        let is_dying =
-            !self.dying.is_empty() && self.dying.get(&fingerprint) == Some(&location.position);
+        let is_dying = !self.dying.is_empty() && self.dying.contains(&fingerprint);
         (!is_dying).then_some(location)
     }
 
@@ -241,6 +242,35 @@ impl<E> State<E> {
         Ok(id)
     }
 
+    /// Makes an entry say what is true when it is written: between being asked for and being written, blobs are moved and
+    /// go. `ahead` is where blobs will be after the entries before it. False if there is nothing left to say.
+    pub(super) fn settle(
+        &self,
+        queued: &mut Queued,
+        ahead: &mut HashMap<Fingerprint, Option<Position>>,
+    ) -> bool {
+        let Some(blob) = queued.blob else {
+            let Entry::Slab(number, _) = queued.entry else {
+                return true;
+            };
+            // All its windows may have been given up, and the slab with them.
+            return self.slabs.contains_key(&number.0);
+        };
+        let now = || self.keys.peek(blob).map(|location| location.position);
+        let there = ahead.get(&blob).copied().unwrap_or_else(now);
+        let after = match &mut queued.entry {
+            Entry::Put(record) => Some(record.position),
+            Entry::Move { record, from } if there == Some(*from) => Some(record.position),
+            Entry::Delete { position, .. } | Entry::Evict { position, .. } => {
+                *position = there.unwrap_or(*position);
+                None
+            }
+            Entry::Move { .. } | Entry::Slab(..) => return false,
+        };
+        ahead.insert(blob, after);
+        true
+    }
+
     fn remove(
         &mut self,
         key: &Key,
@@ -269,13 +299,10 @@ impl<E> State<E> {
                 eviction.removed(fingerprint);
             }
         }
-        // It may have been moved since the delete was asked for.
         if let Some(removed) = self.keys.remove(fingerprint, position) {
             self.kill_window(removed, slab_blocks)?;
         }
-        if self.dying.get(&fingerprint) == Some(&position) {
-            self.dying.remove(&fingerprint);
-        }
+        self.dying.remove(&fingerprint);
         Ok(())
     }
 
@@ -306,8 +333,7 @@ impl<E> State<E> {
         let slab = slab.ok_or(Contradiction("the slab of a moved blob is not there"))?;
         let fingerprint = self.keys.fingerprint(slab.realm, &record.key);
         if !self.keys.replace(fingerprint, from, record.location()) {
-            // Deleted meanwhile; the copy is nobody's.
-            return Ok(());
+            return Err(Contradiction("a moved blob was not where it was"));
         }
         let was = Location {
             position: from,

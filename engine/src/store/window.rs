@@ -1,6 +1,7 @@
 //! Who may create a key, and where: claims and windows.
 
 use std::rc::Rc;
+use std::task::Poll;
 
 use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
@@ -9,6 +10,7 @@ use super::directory::directory_blocks;
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::StoreError;
 use super::frame::Entry;
+use super::journal::{remember, ring_bell};
 use super::log::Log;
 use super::recovery;
 use super::slab::Slab;
@@ -22,9 +24,8 @@ const EVICTED_PART: u64 = 4;
 enum Next {
     /// Blobs of its cache have to go.
     Evict(u64),
-    /// Somebody else makes a slab.
-    Wait(oneshot::Receiver<()>),
-    OpenSlab,
+    /// A slab has to be made.
+    Wait(oneshot::Receiver<Result<(), StoreError>>),
 }
 
 /// A run of blocks in a slab, to be written.
@@ -48,8 +49,9 @@ impl<D: Drive> Log<D> {
         &self,
         fingerprint: Fingerprint,
     ) -> Result<Option<Claim<'_, D>>, StoreError> {
+        self.check_open()?;
         loop {
-            self.check_open()?;
+            self.check_running()?;
             let other = {
                 let mut state = self.state.borrow_mut();
                 if state.locate(fingerprint).is_some() {
@@ -134,24 +136,22 @@ impl<D: Drive> Log<D> {
                             extent: slab.extent.clone(),
                         });
                     }
-                    _ if lane.is_opening => {
+                    _ => {
                         let (send, heard) = oneshot::channel();
                         lane.opening.push(send);
+                        if lane.opening.len() == 1 {
+                            state.wanted[purpose as usize].push_back(id);
+                        }
                         Next::Wait(heard)
-                    }
-                    _ => {
-                        lane.is_opening = true;
-                        Next::OpenSlab
                     }
                 }
             };
             match next {
-                Next::Wait(other) => {
-                    let _ = other.await;
+                Next::Wait(heard) => {
+                    ring_bell(&self.slab_bells[purpose as usize]);
+                    heard.await.unwrap_or(Err(StoreError::Closing))?;
                 }
-                Next::OpenSlab => self.open_slab(id, purpose).await?,
                 Next::Evict(over) => {
-                    self.check_open()?;
                     if self.evict(id, over).await? == 0 {
                         let state = self.state.borrow();
                         let quota = state.realms[&id].options.quota_blocks.unwrap_or(u64::MAX);
@@ -162,9 +162,57 @@ impl<D: Drive> Log<D> {
         }
     }
 
+    /// Makes slabs for those who wait for one; for as long as the journal is written. Slabs are made here and not where
+    /// they are wanted, since whoever wants one may give up while it is made.
+    pub(super) async fn make_slabs(&self, purpose: Purpose) -> Result<(), StoreError> {
+        loop {
+            let next = std::future::poll_fn(|cx| {
+                if self.journal_ended.get() || self.check_running().is_err() {
+                    return Poll::Ready(None);
+                }
+                let mut state = self.state.borrow_mut();
+                if let Some(id) = state.wanted[purpose as usize].pop_front() {
+                    return Poll::Ready(Some(id));
+                }
+                remember(
+                    &mut self.slab_bells[purpose as usize].borrow_mut(),
+                    cx.waker(),
+                );
+                Poll::Pending
+            });
+            let Some(id) = next.await else {
+                self.refuse_waiting(purpose);
+                return Ok(());
+            };
+            let made = self.open_slab(id, purpose).await;
+            let waiting = {
+                let mut state = self.state.borrow_mut();
+                let realm = state.realm(id);
+                realm.map(|realm| std::mem::take(&mut realm.lane(purpose).opening))
+            };
+            for heard in waiting.into_iter().flatten() {
+                // Whoever does not wait any more does not have to know.
+                let _ = heard.send(made.clone());
+            }
+        }
+    }
+
+    /// No slab is made any more.
+    fn refuse_waiting(&self, purpose: Purpose) {
+        let reason = self.check_running().err().unwrap_or(StoreError::Closing);
+        let waiting: Vec<_> = {
+            let mut state = self.state.borrow_mut();
+            let realms = state.realms.values_mut();
+            let lanes = realms.map(|realm| std::mem::take(&mut realm.lane(purpose).opening));
+            lanes.flatten().collect()
+        };
+        for heard in waiting {
+            let _ = heard.send(Err(reason.clone()));
+        }
+    }
+
     /// Makes another slab the one that the realm's windows come from.
     async fn open_slab(&self, id: RealmId, purpose: Purpose) -> Result<(), StoreError> {
-        let _done = Opening(self, id, purpose);
         let slab_blocks = self.layout.slab_blocks;
         self.make_room(purpose).await?;
         let number = {
@@ -181,7 +229,6 @@ impl<D: Drive> Log<D> {
             Err(DriveError::NoRoom { .. }) => return Err(StoreError::Full),
             made => Rc::new(made?),
         };
-        self.check_open()?;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.slabs.insert(number, Slab::new(extent, id));
@@ -217,7 +264,10 @@ impl<D: Drive> Log<D> {
     async fn make_room(&self, purpose: Purpose) -> Result<(), StoreError> {
         let needed = self.blocks_needed(purpose);
         loop {
-            self.check_open()?;
+            self.check_running()?;
+            if self.journal_ended.get() {
+                return Err(StoreError::Closing);
+            }
             if self.drive.free_blocks() >= needed {
                 return Ok(());
             }
@@ -317,25 +367,6 @@ impl<D: Drive> Drop for Window<'_, D> {
         if !self.is_handed_over {
             self.log
                 .release_window(self.taken.position, self.taken.blocks);
-        }
-    }
-}
-
-/// Somebody opens a slab, until it is dropped.
-struct Opening<'a, D: Drive>(&'a Log<D>, RealmId, Purpose);
-
-impl<D: Drive> Drop for Opening<'_, D> {
-    fn drop(&mut self) {
-        let waiting = {
-            let mut state = self.0.state.borrow_mut();
-            state.realm(self.1).map(|realm| {
-                let lane = realm.lane(self.2);
-                lane.is_opening = false;
-                std::mem::take(&mut lane.opening)
-            })
-        };
-        for heard in waiting.into_iter().flatten() {
-            let _ = heard.send(());
         }
     }
 }
