@@ -33,10 +33,10 @@ pub const PARTITION_LINES_MAX: u64 = 1 << 36;
 /// An index grows while more than this many of 1000 slots are taken.
 pub const GROW_PERMILLE: u64 = 700;
 /// Lines that one search for a free place looks at. Fetched ahead of their use, they take some tens of microseconds from
-/// far memory.
-pub const SEARCH_LINES_MAX: usize = 256;
+/// far memory. With a third of it, one of twenty tables of 2^15 places would be full before it is so to 85 %.
+pub const SEARCH_LINES_MAX: usize = 768;
 /// Entries that one search moves at most. With two ways on from each line, as many lines as a search looks at are no
-/// further than eight away.
+/// further than ten away.
 pub const SEARCH_MOVES_MAX: usize = 12;
 /// Lines among which the keys of one home have their other lines: all of them are looked at to find those keys.
 pub const OTHERS_OF_HOME: usize = 256;
@@ -44,7 +44,7 @@ pub const OTHERS_OF_HOME: usize = 256;
 /// Chance gives no home a tenth of the keys that would make it more.
 pub const SPLIT_LINES_MAX: usize = 1 + OTHERS_OF_HOME + 64;
 /// Lines that one insert looks at, with all the growing that it does. What is left to be done is done by the next one.
-pub const INSERT_LINES_MAX: usize = 1024;
+pub const INSERT_LINES_MAX: usize = 1536;
 
 const _: () = assert!(LINE_WORDS == 8);
 const _: () = assert!(REGION_HEADER_BYTES <= SECTION_ALIGN_BYTES);

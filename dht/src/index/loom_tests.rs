@@ -209,6 +209,57 @@ fn loom_a_key_is_found_while_it_moves_home() {
     });
 }
 
+/// There and back again: whoever looked at home meanwhile finds the hint as it was before.
+#[test]
+fn loom_a_key_is_found_while_it_moves_away_and_back() {
+    check(2, || {
+        let table = table(4);
+        let (shape, seeds) = (Shape::of(4), table.seeds);
+        let key = keys(&table, 1, |hash| {
+            shape.home(hash) == 0 && shape.other(seeds, 0, hash.turn()) == 2
+        })[0];
+        let mut writer = writer(&table);
+        writer.insert(key, entry(1)).expect("room");
+        beside(
+            &table,
+            move |table| assert_eq!(find(table, key), Some(entry(1))),
+            || {
+                writer.make_room(&[0], &[]).expect("line 2 is free");
+                writer.make_room(&[2], &[]).expect("line 0 is free");
+            },
+        );
+        assert_eq!(find(&table, key), Some(entry(1)));
+    });
+}
+
+/// The hint is not zero, on account of another key: so the other line is looked at first, too early.
+#[test]
+fn loom_a_key_is_found_while_it_follows_another_one_of_its_class() {
+    check(2, || {
+        let table = table(4);
+        let (shape, seeds) = (Shape::of(4), table.seeds);
+        let first_of = |class: Option<usize>, other| {
+            keys(&table, 1, |hash| {
+                shape.home(hash) == 0
+                    && shape.other(seeds, 0, hash.turn()) == other
+                    && class.is_none_or(|class| hash.class() == class)
+            })[0]
+        };
+        let key = first_of(None, 2);
+        let ahead = first_of(Some(seeds.hash(key).class()), 1);
+        let mut writer = writer(&table);
+        writer.insert(ahead, entry(2)).expect("room");
+        writer.make_room(&[0], &[]).expect("line 1 is free");
+        writer.insert(key, entry(1)).expect("room");
+        beside(
+            &table,
+            move |table| assert_eq!(find(table, key), Some(entry(1))),
+            || writer.make_room(&[0], &[]).expect("line 2 is free"),
+        );
+        assert_eq!(find(&table, ahead), Some(entry(2)));
+    });
+}
+
 /// A split hands a key to the new line.
 #[test]
 fn loom_a_key_is_found_while_its_line_is_split() {
@@ -279,11 +330,14 @@ fn loom_a_key_is_found_while_a_split_sends_it_away() {
     check(2, || {
         let table = table(2);
         let (next, seeds) = (Shape::of(2).next(), table.seeds);
-        let of_line_0 = |other| {
-            move |hash: Hash| next.home(hash) == 0 && next.other(seeds, 0, hash.turn()) == other
-        };
-        let key = keys(&table, 1, of_line_0(1))[0];
-        let confined = keys(&table, 2, of_line_0(2));
+        let of_line_0 =
+            |hash: Hash, other| next.home(hash) == 0 && next.other(seeds, 0, hash.turn()) == other;
+        let key = keys(&table, 1, |hash| of_line_0(hash, 1))[0];
+        // Of another class, so that the key's own hint is zero before.
+        let class = seeds.hash(key).class();
+        let confined = keys(&table, 2, |hash| {
+            of_line_0(hash, 2) && hash.class() != class
+        });
         let mut writer = writer(&table);
         for (at, key) in [key, confined[0], confined[1]].into_iter().enumerate() {
             writer.insert(key, entry(at as u64 + 1)).expect("room");
