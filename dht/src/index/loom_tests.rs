@@ -328,26 +328,28 @@ fn loom_a_guest_is_found_while_its_line_is_split() {
 #[test]
 fn loom_a_key_is_found_while_a_split_sends_it_away() {
     check(2, || {
-        let table = table(2);
-        let (next, seeds) = (Shape::of(2).next(), table.seeds);
+        let table = table(4);
+        let (next, seeds) = (Shape::of(4).next(), table.seeds);
         let of_line_0 =
             |hash: Hash, other| next.home(hash) == 0 && next.other(seeds, 0, hash.turn()) == other;
         let key = keys(&table, 1, |hash| of_line_0(hash, 1))[0];
         // Of another class, so that the key's own hint is zero before.
         let class = seeds.hash(key).class();
         let confined = keys(&table, 2, |hash| {
-            of_line_0(hash, 2) && hash.class() != class
+            of_line_0(hash, 4) && hash.class() != class
         });
         let mut writer = writer(&table);
         for (at, key) in [key, confined[0], confined[1]].into_iter().enumerate() {
             writer.insert(key, entry(at as u64 + 1)).expect("room");
         }
+        let (hash, part) = (seeds.hash(key), table.part(0));
+        assert_eq!((part.shape().lines(), part.hint(0, hash.class())), (4, 0));
         beside(
             &table,
             move |table| assert_eq!(find(table, key), Some(entry(1))),
             || assert!(writer.step().expect("there is room")),
         );
-        assert_ne!(table.part(0).hint(0, seeds.hash(key).class()), 0);
+        assert_eq!((part.shape().lines(), part.hint(0, hash.class())), (5, 1));
         assert_eq!(find(&table, key), Some(entry(1)));
     });
 }
