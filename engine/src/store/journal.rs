@@ -73,12 +73,6 @@ impl<D: Drive> Log<D> {
         loop {
             match self.next_batch().await? {
                 Next::Write(batch) => {
-                    if self.tail.get().block + FRAME_BLOCKS_MAX > self.layout.journal_blocks
-                        && let Err(reason) = self.begin_checkpoint().await
-                    {
-                        refuse(batch, &reason);
-                        return Err(reason);
-                    }
                     if let Err(reason) = self.write_frame(&batch).await {
                         return Err(self.stop(batch, reason));
                     }
@@ -105,6 +99,10 @@ impl<D: Drive> Log<D> {
             self.check_running()?;
             let mut state = self.state.borrow_mut();
             if state.queue.iter().any(|queued| queued.answer.is_some()) {
+                // Before it is settled what the frame says: a checkpoint makes slabs go that it might speak of.
+                if self.tail.get().block + FRAME_BLOCKS_MAX > self.layout.journal_blocks {
+                    return Poll::Ready(Ok(Next::Checkpoint));
+                }
                 let batch = self.settled_batch(&mut state);
                 if !batch.is_empty() {
                     return Poll::Ready(Ok(Next::Write(batch)));

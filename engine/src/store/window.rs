@@ -103,6 +103,10 @@ impl<D: Drive> Log<D> {
     ) -> Result<Taken<D::Extent>, StoreError> {
         let slab_blocks = self.layout.slab_blocks;
         loop {
+            self.check_running()?;
+            if self.journal_ended.get() {
+                return Err(StoreError::Closing);
+            }
             let next = {
                 let mut state = self.state.borrow_mut();
                 let state = &mut *state;
