@@ -282,15 +282,15 @@ fn play(
     explored.look(drive.durable_image(), &allowed, deep);
 }
 
-async fn join(both: &mut [Task<'_>; 2]) {
-    let mut ended = [false; 2];
+async fn join(all: &mut [Task<'_>]) {
+    let mut ended = vec![false; all.len()];
     std::future::poll_fn(|cx| {
-        for (task, ended) in both.iter_mut().zip(&mut ended) {
+        for (task, ended) in all.iter_mut().zip(&mut ended) {
             *ended = *ended || task.as_mut().poll(cx).is_ready();
         }
-        match ended {
-            [true, true] => std::task::Poll::Ready(()),
-            _ => std::task::Poll::Pending,
+        match ended.contains(&false) {
+            true => std::task::Poll::Pending,
+            false => std::task::Poll::Ready(()),
         }
     })
     .await;
@@ -415,6 +415,61 @@ fn a_crash_while_a_store_is_made_leaves_none_or_an_empty_one() {
         }
     }
     println!("{none} states without a store, {to_wipe} with a label that is none");
+}
+
+/// Deletes of so many blobs at once take more than one block of the journal.
+#[test]
+fn a_torn_frame_of_several_blocks_is_not_believed() {
+    const BLOBS: usize = 200;
+    let name = |number: usize| Key::new(*blake3::hash(&number.to_le_bytes()).as_bytes());
+    let shape = Shape {
+        drive_blocks: 2048,
+        ..shape(64)
+    };
+    let drive = SimDrive::new(formatted(shape), shape.drive_blocks);
+    let oracle = Rc::new(RefCell::new(Oracle::new(BLOBS)));
+    let states = Rc::new(Cell::new(0));
+    let played = with_store(&drive, async |store| {
+        for number in 0..BLOBS {
+            let id = oracle.borrow_mut().begin(number, SMALL);
+            let put = store.put(name(number), KeyKind::Name, b"small").await;
+            assert_eq!(put, Ok(Put::Created));
+            let explained = oracle
+                .borrow_mut()
+                .end(number, id, |did| did == Did::Create);
+            explained.unwrap();
+        }
+        let (seen, counted) = (oracle.clone(), states.clone());
+        drive.observe(Box::new(move |call, images| {
+            for image in images {
+                counted.set(counted.get() + 1);
+                let again = SimDrive::new(image, shape.drive_blocks);
+                let opened = run_one(shape.open(again)).expect("opening ends");
+                let (store, _) = opened.unwrap_or_else(|error| panic!("call {call}: {error}"));
+                for number in 0..BLOBS {
+                    let is_there = store.is_there(&name(number)).then_some(Value(0));
+                    let allowed = seen.borrow().after_crash(number);
+                    assert!(allowed.contains(&is_there), "call {call}, blob {number}");
+                }
+            }
+        }));
+        let deletes = (0..BLOBS).map(|number| {
+            let oracle = oracle.clone();
+            let delete: Task<'_> = Box::pin(async move {
+                let id = oracle.borrow_mut().begin(number, Op::Delete);
+                assert_eq!(store.delete(name(number)).await, Ok(true));
+                let gone = |did| did == Did::Delete(true);
+                let explained = oracle.borrow_mut().end(number, id, gone);
+                explained.unwrap();
+            });
+            delete
+        });
+        join(&mut deletes.collect::<Vec<_>>()).await;
+    });
+    drive.stop_observing();
+    played.unwrap();
+    println!("{} states", states.get());
+    assert!(states.get() > 20, "the frames had one block each");
 }
 
 /// What a simulation does not find it does not show: every broken promise is found by sequences of two steps.

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use oriel_dht::region::Section;
 use oriel_engine::clock::Clock;
 use oriel_engine::store::{
-    FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Put, RealmId, RealmOptions,
-    Recovery, StoreError, StoreId, index_in_memory,
+    Commit, FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Position, Put,
+    RealmId, RealmOptions, Recovery, Reserved, StoreError, StoreId, index_in_memory,
 };
 
 use super::drive::SimDrive;
@@ -111,6 +111,39 @@ impl Store {
 
     pub(crate) async fn delete(&self, key: Key) -> Result<bool, StoreError> {
         self.log.delete(REALM, key).await
+    }
+
+    pub(crate) async fn reserve(&self, length: u64) -> Result<Reserved, StoreError> {
+        self.log.reserve(REALM, length).await
+    }
+
+    /// Writes whole blocks.
+    pub(crate) async fn write(&self, at: Position, blocks: Vec<u8>) -> Result<(), StoreError> {
+        self.log.write(REALM, at, blocks).await.1
+    }
+
+    pub(crate) async fn commit(&self, commit: &Commit) -> Result<Put, StoreError> {
+        self.log.commit(REALM, commit).await
+    }
+
+    pub(crate) fn abandon(&self, at: Position) -> bool {
+        self.log.abandon(REALM, at)
+    }
+
+    /// Every key, page by page.
+    pub(crate) async fn list(&self, most: usize) -> Result<Vec<Key>, StoreError> {
+        let mut keys = Vec::new();
+        let mut from = Some(Position(0));
+        while let Some(at) = from {
+            let page = self.log.list(REALM, at, most).await?;
+            keys.extend(page.blobs.iter().map(|blob| blob.key));
+            from = page.next;
+        }
+        Ok(keys)
+    }
+
+    pub(crate) fn probe(&self, keys: &[Key]) -> u64 {
+        self.log.probe(REALM, keys)
     }
 
     pub(crate) fn is_there(&self, key: &Key) -> bool {

@@ -4,7 +4,9 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use oriel_engine::store::{ExtentName, KeyKind, Put, StoreError};
+use oriel_engine::store::{
+    BLOCK_BYTES, Commit, ExtentName, KeyKind, Position, Put, RESERVATION_TIME, StoreError,
+};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -45,6 +47,9 @@ impl Simulation {
             let (puts, deletes) = (self.plan.puts, self.plan.deletes);
             let operation = async {
                 match chance {
+                    _ if chance < puts && chance.is_multiple_of(4) => {
+                        self.put_reserved(store, drive, number).await;
+                    }
                     _ if chance < puts => self.put(store, drive, number).await,
                     _ if chance < puts + deletes => self.delete(store, drive, number).await,
                     _ => {
@@ -91,6 +96,83 @@ impl Simulation {
             KeyKind::Content => "content",
         };
         self.check(explained, || format!("put of {what} {number}: {put:?}"));
+    }
+
+    /// A put in steps, whose window may be given up before it is committed.
+    async fn put_reserved(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let value = self.random(|rng| self.blobs.next(number, self.length_max, rng));
+        let mut bytes = self.blobs.bytes(value);
+        let length = bytes.len() as u64;
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        let reserved = match store.reserve(length).await {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                let explained = self.is_uncertain(&error, drive).map(|_| ());
+                return self.check(explained, || format!("reserve for {number}: {error:?}"));
+            }
+        };
+        let clock = self.world.clock();
+        let has_passed = || clock.now() >= reserved.deadline;
+        let is_gone =
+            |error: &StoreError| matches!(error, StoreError::NotReserved { .. }) && has_passed();
+        let mut block = 0;
+        while block < bytes.len() / BLOCK_BYTES {
+            let left = (bytes.len() / BLOCK_BYTES - block) as u64;
+            let count = self.random(|rng| rng.between(1, left)) as usize;
+            let part = &bytes[block * BLOCK_BYTES..(block + count) * BLOCK_BYTES];
+            let at = Position(reserved.position.0 + block as u64);
+            if let Err(error) = store.write(at, part.to_vec()).await {
+                let explained = match is_gone(&error) {
+                    true => Ok(()),
+                    false => self.is_uncertain(&error, drive).map(|_| ()),
+                };
+                return self.check(explained, || format!("write for {number}: {error:?}"));
+            }
+            block += count;
+        }
+        match self.random(|rng| rng.below(10)) {
+            0 => {
+                let given_up = store.abandon(reserved.position);
+                let passed =
+                    given_up || has_passed() || drive.is_removed() || self.drive_may_fail();
+                let wrong = passed.then_some(()).ok_or("it was not reserved".into());
+                return self.check(wrong, || format!("abandon for {number}"));
+            }
+            1 => self.world.sleep(RESERVATION_TIME.as_nanos() as u64).await,
+            _ => {}
+        }
+        let (key, kind) = self.blobs.key(number);
+        let commit = Commit {
+            key,
+            kind,
+            position: reserved.position,
+            length,
+            checksum: None,
+        };
+        let was_late = has_passed();
+        let id = self.oracle.borrow_mut().begin(number, Op::Put(value));
+        let put = store.commit(&commit).await;
+        let mut oracle = self.oracle.borrow_mut();
+        let explained = match &put {
+            Ok(_) if was_late => Err("its deadline had passed".into()),
+            Ok(Put::Created) => oracle.end(number, id, |did| did == Did::Create),
+            Ok(Put::AlreadyThere) => oracle.end(number, id, |did| did == Did::FindThere),
+            Err(error) if is_gone(error) => oracle.refuse(number, id),
+            // What was written is read again, and need not be there.
+            Err(StoreError::OtherContent { .. }) if !drive.harm().is_empty() => {
+                oracle.refuse(number, id)
+            }
+            Err(error) => match self.is_uncertain(error, drive) {
+                Ok(true) => {
+                    oracle.doubt(number, id);
+                    Ok(())
+                }
+                Ok(false) => oracle.refuse(number, id),
+                Err(wrong) => Err(wrong),
+            },
+        };
+        drop(oracle);
+        self.check(explained, || format!("commit of {number}: {put:?}"));
     }
 
     pub(super) async fn delete(&self, store: &Store, drive: &SimDrive, number: usize) {

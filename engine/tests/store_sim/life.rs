@@ -13,7 +13,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use oriel_engine::store::{ExtentName, OpenError, StoreError};
+use oriel_engine::store::{ExtentName, Key, OpenError, StoreError};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -178,6 +178,23 @@ impl Simulation {
                 return Err(format!(
                     "key {number}: {length:?} bytes, and not {allowed:?}"
                 ));
+            }
+        }
+        let most = self.random(|rng| rng.between(1, 8)) as usize;
+        let listed = run_one(store.list(most)).ok_or("listing does not end")?;
+        let mut listed = listed.map_err(|error| error.to_string())?;
+        listed.sort_unstable();
+        let keys = (0..self.plan.keys).map(|number| self.blobs.key(number).0);
+        let mut known: Vec<Key> = keys.clone().filter(|key| store.is_there(key)).collect();
+        known.sort_unstable();
+        if listed != known {
+            return Err(format!("{listed:?} are listed, and {known:?} are there"));
+        }
+        let keys: Vec<Key> = keys.collect();
+        for (number, key) in keys.iter().enumerate() {
+            let bit = store.probe(&keys) >> number & 1 == 1;
+            if bit != store.is_there(key) {
+                return Err(format!("a probe says {bit} of key {number}"));
             }
         }
         match store.stat().blobs {

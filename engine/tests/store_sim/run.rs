@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::world::World;
 
 /// More polls than any simulation takes: what goes on longer than that goes round in circles.
-const POLLS_MAX: u64 = 20_000_000;
+const POLLS_MAX: u64 = 1_000_000;
 
 struct Woken(AtomicBool);
 
