@@ -1,6 +1,7 @@
 //! Every short sequence of operations, the power gone at every call of the drive, everything that may be left.
 //!
-//! `ORIEL_SIM_DEPTH=4 cargo test --release -p oriel-engine --test store_crash` looks at longer sequences than CI does.
+//! `ORIEL_SIM_DEPTH=5 cargo test --release -p oriel-engine --test store_crash` looks at longer sequences than CI
+//! does, and `ORIEL_SIM_DEEP=1` at a second crash in every recovery, not in one of eight.
 #![cfg(not(loom))]
 // Helpers of tests are tests as well, which clippy cannot know.
 #![allow(clippy::unwrap_used)]
@@ -366,8 +367,13 @@ fn explore_all(longest: u32, deep: u128) -> Explored {
 
 #[test]
 fn no_crash_loses_what_was_answered() {
-    let longest = setting("ORIEL_SIM_DEPTH", 3) as u32;
-    let deep = u128::from(setting("ORIEL_SIM_DEEP", 1));
+    // ThreadSanitizer takes its time, and there is one thread to each simulation.
+    let otherwise = match std::env::var_os("TSAN_OPTIONS") {
+        None => 4,
+        Some(_) => 2,
+    };
+    let longest = setting("ORIEL_SIM_DEPTH", otherwise) as u32;
+    let deep = u128::from(setting("ORIEL_SIM_DEEP", 8));
     let explored = explore_all(longest, deep);
     println!(
         "{} sequences of up to {longest} steps, {} crashes that left {} states; {} more crashes while recovering, which left \
