@@ -31,7 +31,7 @@ const MOVES_AT_ONCE: usize = 64;
 /// Why a slab could not be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stuck {
-    /// There was no room for its blobs.
+    /// There was no room for its blobs, or some of them are about to go.
     NoRoom,
     /// Something in it is damaged.
     Damaged,
@@ -153,7 +153,15 @@ impl<D: Drive> Log<D> {
             let Some(victim) = next.await else {
                 return self.check_running();
             };
-            let emptied = self.empty(victim.number).await;
+            let emptied = self.empty(victim.number).await.and_then(|()| {
+                // What is being deleted stays until that is written.
+                let state = self.state.borrow();
+                let slab = state.slabs.get(&victim.number);
+                match slab.is_some_and(|slab| slab.live > 0) {
+                    true => Err(StoreError::Full),
+                    false => Ok(()),
+                }
+            });
             self.is_compacting.set(false);
             if let Err(error) = emptied {
                 let why = match error {
