@@ -53,6 +53,19 @@ pub(super) enum Given {
 pub(super) struct Call {
     pub(super) what: What,
     pub(super) waker: Option<Waker>,
+    /// Nobody waits for its end any more; it comes nevertheless.
+    pub(super) is_given_up: bool,
+}
+
+impl Call {
+    /// Whether it is a transfer of that extent.
+    fn uses(&self, name: ExtentName) -> bool {
+        match &self.what {
+            What::Read(of, ..) => *of == name,
+            What::Write(write) => write.name == name,
+            _ => false,
+        }
+    }
 }
 
 /// A write to a journal: the last one there is what nothing that follows can vouch for.
@@ -271,6 +284,19 @@ impl State {
         }
     }
 
+    /// The deletion of an extent comes after the transfers that nobody waits for.
+    fn wait_for_given_up(&mut self, name: ExtentName) {
+        let calls = self.calls.iter();
+        let given_up = calls.filter(|(_, call)| call.is_given_up && call.uses(name));
+        let given_up: Vec<u64> = given_up.map(|(id, _)| *id).collect();
+        for id in given_up {
+            if let Some(call) = self.calls.remove(&id) {
+                // Whether it failed, nobody asks.
+                drop(self.carry_out(call.what));
+            }
+        }
+    }
+
     fn carry_out(&mut self, what: What) -> Result<Given, DriveError> {
         self.rot();
         let temper = self.temper.clone();
@@ -292,15 +318,12 @@ impl State {
                 Ok(Given::Nothing)
             }
             What::Delete(name) => {
+                self.wait_for_given_up(name);
                 assert!(self.now.delete(name), "{name} was deleted twice");
                 self.durable.delete(name);
                 self.cached.retain(|write| write.name != name);
                 self.harm.forget(name);
-                let read = |what: &What| matches!(what, What::Read(other, ..) if *other == name);
-                let written =
-                    |what: &What| matches!(what, What::Write(write) if write.name == name);
-                let used = |call: &Call| read(&call.what) || written(&call.what);
-                let in_use = self.calls.values().any(used);
+                let in_use = self.calls.values().any(|call| call.uses(name));
                 assert!(!in_use, "{name} was deleted while somebody used it");
                 Ok(Given::Nothing)
             }

@@ -113,6 +113,7 @@ impl SimDrive {
                 .after(temper.latency(), move || drive.0.borrow_mut().end(id));
         }
         let mut waited = false;
+        let _waiting = Waiting { drive: self, id };
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
             if timed.is_none() {
@@ -136,8 +137,29 @@ impl SimDrive {
         let mut state = self.0.borrow_mut();
         let id = state.made_calls;
         state.made_calls += 1;
-        state.calls.insert(id, Call { what, waker: None });
+        state.calls.insert(
+            id,
+            Call {
+                what,
+                waker: None,
+                is_given_up: false,
+            },
+        );
         id
+    }
+}
+
+/// Somebody waits for the call's end, until this is dropped.
+struct Waiting<'a> {
+    drive: &'a SimDrive,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.drive.0.borrow_mut().calls.get_mut(&self.id) {
+            call.is_given_up = true;
+        }
     }
 }
 

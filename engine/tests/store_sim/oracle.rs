@@ -5,7 +5,8 @@
 //! when none is left, the store is wrong. A crash leaves every course that any of the operations under way may have taken.
 //!
 //! An operation takes effect at one instant between its call and its answer, and is durable from then on. The one exception
-//! is a delete, whose key is gone for others before that is durable: `lost` are the blobs that a crash may bring back.
+//! is a delete, whose key is gone for others before that is durable: `lost` is the blob that a crash may bring back, until
+//! the delete is answered or a later blob of the key is there, which comes behind it in the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +37,7 @@ pub(crate) enum Did {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Course {
     there: Option<Value>,
-    lost: BTreeSet<Value>,
+    lost: Option<(OpId, Value)>,
     done: BTreeMap<OpId, Did>,
 }
 
@@ -44,7 +45,7 @@ impl Course {
     fn starting_with(there: Option<Value>) -> Self {
         Self {
             there,
-            lost: BTreeSet::new(),
+            lost: None,
             done: BTreeMap::new(),
         }
     }
@@ -56,11 +57,12 @@ impl Course {
             (Op::Put(_), Some(_)) => Did::FindThere,
             (Op::Put(value), None) => {
                 next.there = Some(value);
+                next.lost = None;
                 Did::Create
             }
             (Op::Delete, Some(value)) => {
                 next.there = None;
-                next.lost.insert(value);
+                next.lost = Some((id, value));
                 Did::Delete(true)
             }
             (Op::Delete, None) => Did::Delete(false),
@@ -134,9 +136,9 @@ impl Oracle {
             let Some(did) = course.done.remove(&id).filter(|did| fits(*did)) else {
                 continue;
             };
-            // Whoever has been told of it may rely on it, and on what went before.
-            if did != Did::Delete(false) && did != Did::See(None) {
-                course.lost.clear();
+            // Whoever has been told of a delete may rely on it.
+            if did == Did::Delete(true) && course.lost.is_some_and(|(by, _)| by == id) {
+                course.lost = None;
             }
             left.insert(course);
         }
@@ -177,9 +179,9 @@ impl Oracle {
         let undone = |course: &Course| {
             let mut course = course.clone();
             course.done.remove(&id)?;
-            let there = course.lost.pop_last().filter(|_| course.there.is_none());
-            course.there = there;
-            there.map(|_| course)
+            let (_, value) = course.lost.take().filter(|_| course.there.is_none())?;
+            course.there = Some(value);
+            Some(course)
         };
         let undone: Vec<Course> = history.courses.iter().filter_map(undone).collect();
         history.courses.extend(undone);
@@ -194,7 +196,7 @@ impl Oracle {
     /// What may be there after a crash.
     pub(crate) fn after_crash(&self, key: usize) -> BTreeSet<Option<Value>> {
         let courses = self.keys[key].all_courses();
-        let back = |course: &Course| -> Vec<_> { course.lost.iter().copied().map(Some).collect() };
+        let back = |course: &Course| course.lost.map(|(_, value)| Some(value));
         courses
             .iter()
             .flat_map(|course| back(course).into_iter().chain([course.there]))
