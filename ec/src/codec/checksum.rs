@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_checksums_of_two_parts_make_that_of_the_whole() {
-        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
         for cut in [0, 1, 63, 4096, 9_999, 10_000] {
             let (one, other) = bytes.split_at(cut);
             let joined = Crc32c::of(one).followed_by(Crc32c::of(other), other.len());
