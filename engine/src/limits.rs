@@ -55,6 +55,44 @@ pub const BACKOFF_SLEEP_MIN: Duration = Duration::from_micros(20);
 /// Idle turns before a reactor with back-off sleeps for the first time.
 pub const BACKOFF_IDLE_TURNS: u32 = 2000;
 
+// ---- The store ------------------------------------------------------------------------------------------------------
+
+/// A slab that is fuller than this many eighths is not worth emptying.
+pub const FULL_EIGHTHS: u64 = 6;
+
+/// Moves that are on their way to the journal at once.
+pub const MOVES_AT_ONCE: usize = 64;
+
+/// A realm's pinned blobs take at most one part in so many of its blocks.
+pub const PINNED_PART: u64 = 2;
+
+/// The longest time that a blob can be pinned for; it can be pinned again.
+pub const PIN_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// Blobs that are pinned and passed over before a cache gives up.
+pub const SPARED_MAX: usize = 1024;
+
+/// Empty slabs that are kept until the journal is full anyway.
+pub const RETIRED_MAX: usize = 4;
+
+/// Bytes that are hashed before other tasks have a turn.
+pub const HASH_STEP: usize = 1 << 20;
+
+/// How long a window stays reserved.
+pub const RESERVATION_TIME: Duration = Duration::from_secs(60);
+
+/// Bytes that a commit reads at once to check a key.
+pub const CHECK_STEP_BLOCKS: u64 = 256;
+
+/// Full blocks of a directory that are written at once while the slab is open.
+pub const DIRECTORY_BATCH: usize = 16;
+
+/// The largest slab: blocks fit beside the mark of the dead.
+pub const SLAB_BLOCKS_MAX: u64 = 1 << 24;
+
+/// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
+pub const EVICTED_PART: u64 = 4;
+
 const _: () = assert!(INBOX_SLOTS.is_power_of_two() && TASKS_MAX.is_power_of_two());
 const _: () = assert!(MESSAGES_PER_TURN <= INBOX_SLOTS && TASKS_PER_TURN <= TASKS_MAX);
 const _: () = assert!(BACKOFF_SLEEP_MIN.as_nanos() <= BACKOFF_SLEEP_MAX.as_nanos());
@@ -63,3 +101,4 @@ const _: () = assert!(
     "a sleeping reactor must wake more often than the watchdog's limit"
 );
 const _: () = assert!(SHUTDOWN_GRACE.as_nanos() < SHUTDOWN_DEADLINE.as_nanos());
+const _: () = assert!(FULL_EIGHTHS < 8 && PINNED_PART >= 1 && EVICTED_PART >= 1);

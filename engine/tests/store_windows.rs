@@ -9,6 +9,7 @@ mod store_sim;
 use std::time::Duration;
 
 use oriel_engine::clock::Clock;
+use oriel_engine::limits::RESERVATION_TIME;
 use oriel_engine::store::*;
 use store_sim::api::Shape;
 use store_sim::drive::SimDrive;

@@ -21,12 +21,7 @@ use super::state::{Purpose, Queued, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Position, RealmId};
 use super::window::Window;
-
-/// A slab that is fuller than this many eighths is not worth emptying.
-const FULL_EIGHTHS: u64 = 6;
-
-/// Moves that are on their way to the journal at once.
-const MOVES_AT_ONCE: usize = 64;
+use crate::limits::{FULL_EIGHTHS, MOVES_AT_ONCE};
 
 /// Why a slab could not be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

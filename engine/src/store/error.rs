@@ -271,7 +271,7 @@ impl OpenError {
 
 /// Checks the sizes that a store is made with.
 pub(crate) fn check_sizes(slab_blocks: u64, journal_blocks: u64) -> Result<(), OpenError> {
-    let slab = 8..=super::slab::SLAB_BLOCKS_MAX;
+    let slab = 8..=crate::limits::SLAB_BLOCKS_MAX;
     if !slab.contains(&slab_blocks) || !slab_blocks.is_power_of_two() {
         return Err(OpenError::BadSize {
             what: "a slab",

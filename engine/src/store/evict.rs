@@ -12,15 +12,7 @@ use super::log::Log;
 use super::state::{Pin, Queued, State};
 use super::types::{Key, RealmId};
 use crate::clock::Moment;
-
-/// A realm's pinned blobs take at most one part in so many of its blocks.
-const PINNED_PART: u64 = 2;
-
-/// The longest time that a blob can be pinned for; it can be pinned again.
-pub const PIN_TIME_MAX: Duration = Duration::from_secs(600);
-
-/// Blobs that are pinned and passed over before a cache gives up.
-const SPARED_MAX: usize = 1024;
+use crate::limits::{PIN_TIME_MAX, PINNED_PART, SPARED_MAX};
 
 impl<D: Drive> Log<D> {
     /// Keeps a blob from being evicted for a time, counted from now; when that ends, or `None` if there is no such blob.

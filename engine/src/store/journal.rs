@@ -20,9 +20,7 @@ use super::log::{Log, Tail};
 use super::record::Record;
 use super::state::{Purpose, Queued, Snapshot, State};
 use super::types::{BLOCK_BYTES, RealmId};
-
-/// Empty slabs that are kept until the journal is full anyway.
-const RETIRED_MAX: usize = 4;
+use crate::limits::RETIRED_MAX;
 
 /// What the journal's writer does next.
 enum Next {

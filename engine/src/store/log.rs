@@ -27,6 +27,7 @@ use super::state::{Purpose, Queued, State};
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
 use crate::clock::Clock;
+use crate::limits::HASH_STEP;
 
 /// How a put ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -408,9 +409,6 @@ impl<D: Drive> Log<D> {
         self.ring_maintenance();
     }
 }
-
-/// Bytes that are hashed before other tasks have a turn.
-const HASH_STEP: usize = 1 << 20;
 
 /// Whether these are the bytes of that key.
 pub(super) async fn check_content(key: Key, bytes: &[u8]) -> Result<(), StoreError> {

@@ -9,8 +9,6 @@
 //! The checksums are computed while the data pass by; nothing is read again, but for a key that has to be the hash of the
 //! bytes. What is not committed is nowhere but in memory, so a crash leaves nothing of it.
 
-use std::time::Duration;
-
 use oriel_ec::Crc32c;
 
 use super::drive::Drive;
@@ -22,12 +20,7 @@ use super::trailer;
 use super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId, blocks_for};
 use super::window::{Taken, Window};
 use crate::clock::Moment;
-
-/// How long a window stays reserved.
-pub const RESERVATION_TIME: Duration = Duration::from_secs(60);
-
-/// Bytes that a commit reads at once to check a key.
-const CHECK_STEP_BLOCKS: u64 = 256;
+use crate::limits::{CHECK_STEP_BLOCKS, RESERVATION_TIME};
 
 /// A window to write a blob into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,14 +6,9 @@ use super::checkpoint::{Row, dead_bytes};
 use super::directory::RECORDS_PER_BLOCK;
 use super::record::Record;
 use super::types::RealmId;
-
-/// Full blocks of a directory that are written at once while the slab is open.
-const DIRECTORY_BATCH: usize = 16;
+use crate::limits::{DIRECTORY_BATCH, SLAB_BLOCKS_MAX};
 
 const DEAD: u32 = 1 << 31;
-
-/// The largest slab: blocks fit beside the mark of the dead.
-pub(super) const SLAB_BLOCKS_MAX: u64 = 1 << 24;
 
 const _: () = assert!(SLAB_BLOCKS_MAX <= DEAD as u64);
 

@@ -16,9 +16,7 @@ use super::recovery;
 use super::slab::Slab;
 use super::state::{Open, Purpose, Queued};
 use super::types::{Position, RealmId, SlabNumber};
-
-/// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
-const EVICTED_PART: u64 = 4;
+use crate::limits::EVICTED_PART;
 
 /// What stands between a caller and a window.
 enum Next {

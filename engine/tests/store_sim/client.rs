@@ -4,9 +4,8 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use oriel_engine::store::{
-    BLOCK_BYTES, Commit, ExtentName, KeyKind, Position, Put, RESERVATION_TIME, StoreError,
-};
+use oriel_engine::limits::RESERVATION_TIME;
+use oriel_engine::store::{BLOCK_BYTES, Commit, ExtentName, KeyKind, Position, Put, StoreError};
 
 use super::api::Store;
 use super::drive::SimDrive;
