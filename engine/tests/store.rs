@@ -5,11 +5,12 @@
 
 mod store_sim;
 
+use oriel_ec::Crc32c;
 use oriel_engine::clock::Clock;
 use oriel_engine::store::*;
 use store_sim::api::{Shape, Store};
 use store_sim::drive::SimDrive;
-use store_sim::image::Image;
+use store_sim::image::{Block, Image};
 use store_sim::run::{Task, run_all, run_one};
 
 const DRIVE_BLOCKS: u64 = 512;
@@ -196,7 +197,13 @@ fn other_drives_are_not_taken_for_the_store() {
     let found = Shape::STORE;
     assert_eq!(error, OpenError::OtherStore { expected, found });
     let mut newer = formatted();
-    newer.flip(ExtentName::Label, 8, 2);
+    let mut label = newer.read(ExtentName::Label, 0, 1).unwrap()[0]
+        .bytes()
+        .to_vec();
+    label[8] = 3;
+    let checksum = Crc32c::of(&label[8..12]).and(&label[16..]).value();
+    label[12..16].copy_from_slice(&checksum.to_le_bytes());
+    newer.write(ExtentName::Label, 0, &[Block::new(&label)]);
     let drive = SimDrive::new(newer, DRIVE_BLOCKS);
     let error = run_one(SHAPE.open(drive)).unwrap().err().unwrap();
     let (version, known) = (3, 1);

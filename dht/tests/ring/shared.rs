@@ -125,7 +125,9 @@ fn readers_see_whole_lines_that_never_get_older() {
         let reader = || {
             let mut last = vec![Epoch(0); 1024];
             let mut seen = std::collections::HashSet::new();
-            while !stop.load(Ordering::Relaxed) {
+            // At least once, however late the thread begins.
+            loop {
+                let is_last = stop.load(Ordering::Relaxed);
                 for partition in table.partitions().iter() {
                     let line = table.line(partition).expect("a whole line");
                     assert!(line.epoch() >= last[partition.index()]);
@@ -134,8 +136,10 @@ fn readers_see_whole_lines_that_never_get_older() {
                     assert_eq!(Ok(line), ring.line(partition), "a line that nobody wrote");
                     seen.insert(line.epoch());
                 }
+                if is_last {
+                    return seen.len();
+                }
             }
-            seen.len()
         };
         let readers = [scope.spawn(reader), scope.spawn(reader)];
         for ring in &rings[1..] {

@@ -132,7 +132,7 @@ impl<D: Drive> Log<D> {
     pub(super) async fn compact(&self) -> Result<(), StoreError> {
         loop {
             let next = std::future::poll_fn(|cx| {
-                if self.journal_ended.get() || self.check_running().is_err() {
+                if self.is_ending.get() || self.check_running().is_err() {
                     return Poll::Ready(None);
                 }
                 let state = self.state.borrow();

@@ -78,13 +78,15 @@ impl<D: Drive> Log<D> {
                 }
                 Next::Checkpoint => self.begin_checkpoint().await?,
                 Next::End => {
+                    // Nothing may be begun any more that waits for this writer.
+                    self.is_ending.set(true);
+                    self.ring_compaction();
+                    self.slab_bells.iter().for_each(ring_bell);
+                    self.tell_of_room();
                     self.abandon_all();
                     self.begin_checkpoint().await?;
                     self.journal_ended.set(true);
                     self.ring_maintenance();
-                    self.ring_compaction();
-                    self.slab_bells.iter().for_each(ring_bell);
-                    self.tell_of_room();
                     return Ok(());
                 }
             }

@@ -7,7 +7,8 @@
 //!        └──────────┴─────────┴──────┴───────────────┴────────────┴──────────────┴─────────┘
 //! ```
 //!
-//! The checksum covers what follows it, to the end of the block. The version is that of all formats together.
+//! The checksum covers the version and what follows the checksum, to the end of the block. The version is that of all formats
+//! together; these sixteen bytes stay as they are in all versions, so that a newer one is told from a damaged one.
 
 use oriel_ec::Crc32c;
 
@@ -43,7 +44,7 @@ impl Label {
         block[16..32].copy_from_slice(&self.store.0);
         block[32..40].copy_from_slice(&self.slab_blocks.to_le_bytes());
         block[40..48].copy_from_slice(&self.journal_blocks.to_le_bytes());
-        let checksum = Crc32c::of(&block[16..]).value();
+        let checksum = checksum(block);
         block[12..16].copy_from_slice(&checksum.to_le_bytes());
     }
 
@@ -51,13 +52,13 @@ impl Label {
         if block[..8] != LABEL_MAGIC {
             return Err(NoLabel::Foreign);
         }
+        let (expected, found) = (u32_at(block, 12), checksum(block));
+        if expected != found {
+            return Err(NoLabel::Damaged { expected, found });
+        }
         let version = u32_at(block, 8);
         if version != VERSION {
             return Err(NoLabel::Newer { version });
-        }
-        let (expected, found) = (u32_at(block, 12), Crc32c::of(&block[16..]).value());
-        if expected != found {
-            return Err(NoLabel::Damaged { expected, found });
         }
         let mut store = StoreId([0; 16]);
         store.0.copy_from_slice(&block[16..32]);
@@ -66,5 +67,55 @@ impl Label {
             slab_blocks: u64_at(block, 32),
             journal_blocks: u64_at(block, 40),
         })
+    }
+}
+
+fn checksum(block: &[u8]) -> u32 {
+    Crc32c::of(&block[8..12]).and(&block[16..]).value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::BLOCK_BYTES;
+    use super::*;
+
+    const LABEL: Label = Label {
+        store: StoreId([7; 16]),
+        slab_blocks: 0x102,
+        journal_blocks: 0x304,
+    };
+
+    /// The format on the drives: a change here needs another version.
+    #[test]
+    fn the_bytes_of_a_label_are_these() {
+        let mut block = vec![0xff; BLOCK_BYTES];
+        LABEL.encode(&mut block);
+        let checksum = Crc32c::of(&block[8..12]).and(&block[16..]).value();
+        let bytes = [
+            &b"ORIELLOG"[..],
+            &[1, 0, 0, 0],
+            &checksum.to_le_bytes(),
+            &[7; 16],
+            &[2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(block[..48], bytes.concat());
+        assert!(block[48..].iter().all(|&byte| byte == 0));
+        assert_eq!(Label::decode(&block), Ok(LABEL));
+    }
+
+    #[test]
+    fn a_newer_label_is_told_from_a_damaged_one() {
+        let mut block = vec![0; BLOCK_BYTES];
+        LABEL.encode(&mut block);
+        for bit in 64..BLOCK_BYTES * 8 {
+            let mut flipped = block.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let decoded = Label::decode(&flipped);
+            assert!(matches!(decoded, Err(NoLabel::Damaged { .. })), "bit {bit}");
+        }
+        block[8] = 3;
+        let whole = checksum(&block);
+        block[12..16].copy_from_slice(&whole.to_le_bytes());
+        assert_eq!(Label::decode(&block), Err(NoLabel::Newer { version: 3 }));
     }
 }

@@ -130,7 +130,9 @@ pub struct Log<D: Drive> {
     pub(super) checkpoint: RefCell<Option<D::Extent>>,
     pub(super) stopped: RefCell<Option<StoreError>>,
     pub(super) closing: Cell<bool>,
-    /// The journal's last frame is written.
+    /// No more frames are written.
+    pub(super) is_ending: Cell<bool>,
+    /// The last checkpoint has been begun.
     pub(super) journal_ended: Cell<bool>,
     /// A checkpoint is wanted before the journal is full.
     pub(super) wants_checkpoint: Cell<bool>,
@@ -167,6 +169,7 @@ impl<D: Drive> Log<D> {
             checkpoint: RefCell::new(None),
             stopped: RefCell::new(None),
             closing: Cell::new(false),
+            is_ending: Cell::new(false),
             journal_ended: Cell::new(false),
             wants_checkpoint: Cell::new(false),
             is_checkpointing: Cell::new(false),

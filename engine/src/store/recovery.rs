@@ -247,9 +247,19 @@ async fn newest_checkpoint<D: Drive>(
             return Ok(header);
         }
     }
-    Err(OpenError::Missing {
-        extent: ExtentName::Checkpoint(0),
-        why: "no checkpoint on the drive was written to its end".into(),
+    // The oldest one was whole once: the one before is deleted only then.
+    let mut names = extents.keys();
+    let oldest = names.find(|name| matches!(name, ExtentName::Checkpoint(_)));
+    Err(match oldest {
+        Some(oldest) => OpenError::Damaged {
+            extent: *oldest,
+            block: 0,
+            detail: "no checkpoint on the drive has a whole header".into(),
+        },
+        None => OpenError::Missing {
+            extent: ExtentName::Checkpoint(0),
+            why: "a store always has one".into(),
+        },
     })
 }
 

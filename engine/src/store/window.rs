@@ -102,7 +102,7 @@ impl<D: Drive> Log<D> {
         let slab_blocks = self.layout.slab_blocks;
         loop {
             self.check_running()?;
-            if self.journal_ended.get() {
+            if self.is_ending.get() {
                 return Err(StoreError::Closing);
             }
             let next = {
@@ -169,7 +169,7 @@ impl<D: Drive> Log<D> {
     pub(super) async fn make_slabs(&self, purpose: Purpose) -> Result<(), StoreError> {
         loop {
             let next = std::future::poll_fn(|cx| {
-                if self.journal_ended.get() || self.check_running().is_err() {
+                if self.is_ending.get() || self.check_running().is_err() {
                     return Poll::Ready(None);
                 }
                 let mut state = self.state.borrow_mut();
@@ -267,7 +267,7 @@ impl<D: Drive> Log<D> {
         let needed = self.blocks_needed(purpose);
         loop {
             self.check_running()?;
-            if self.journal_ended.get() {
+            if self.is_ending.get() {
                 return Err(StoreError::Closing);
             }
             if self.drive.free_blocks() >= needed {
