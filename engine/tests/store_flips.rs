@@ -162,6 +162,7 @@ fn a_flipped_byte_is_never_believed() {
             ExtentName::Journal(_) => "journal",
             ExtentName::Checkpoint(_) => "checkpoint",
             ExtentName::Slab(_) => "slab",
+            ExtentName::Roster(_) => "roster",
         };
         *found.entry((kind, how)).or_default() += 1;
     }

@@ -73,7 +73,7 @@ pub async fn check<D: Drive>(
         report.leftovers += match name {
             ExtentName::Slab(number) => u64::from(!state.slabs.contains_key(number)),
             ExtentName::Checkpoint(epoch) => u64::from(*epoch != header.epoch),
-            ExtentName::Label | ExtentName::Journal(_) => 0,
+            ExtentName::Label | ExtentName::Journal(_) | ExtentName::Roster(_) => 0,
         };
     }
     for (&number, slab) in &state.slabs {

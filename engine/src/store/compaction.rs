@@ -136,7 +136,8 @@ impl<D: Drive> Log<D> {
                     return Poll::Ready(None);
                 }
                 let state = self.state.borrow();
-                if !self.room.borrow().is_empty()
+                if !self.holds_compaction.get()
+                    && !self.room.borrow().is_empty()
                     && let Some(victim) = self.victim(&state)
                 {
                     self.is_compacting.set(true);

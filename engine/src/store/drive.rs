@@ -13,6 +13,8 @@ pub enum ExtentName {
     Checkpoint(u64),
     /// A slab of the log.
     Slab(u64),
+    /// One of the two copies of what a store of many drives knows of its drives.
+    Roster(u8),
 }
 
 impl fmt::Display for ExtentName {
@@ -22,6 +24,7 @@ impl fmt::Display for ExtentName {
             Self::Journal(number) => write!(f, "journal {number}"),
             Self::Checkpoint(epoch) => write!(f, "checkpoint {epoch}"),
             Self::Slab(number) => write!(f, "slab {number}"),
+            Self::Roster(number) => write!(f, "copy {number} of the roster"),
         }
     }
 }

@@ -224,7 +224,7 @@ impl<D: Drive> Log<D> {
     }
 
     /// Takes no more changes: whether the last frame is on the drive is not known, so nothing may follow it.
-    fn stop(&self, batch: Vec<Queued>, reason: DriveError) -> StoreError {
+    pub(super) fn stop(&self, batch: Vec<Queued>, reason: DriveError) -> StoreError {
         let reason = StoreError::Stopped { reason };
         *self.stopped.borrow_mut() = Some(reason.clone());
         let (queued, claims) = {

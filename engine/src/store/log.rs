@@ -146,6 +146,8 @@ pub struct Log<D: Drive> {
     pub(super) slab_bells: [RefCell<Option<Waker>>; 2],
     /// A slab is being emptied.
     pub(super) is_compacting: Cell<bool>,
+    /// No other slab is emptied for now: somebody counts on blobs to stay where they are.
+    pub(super) holds_compaction: Cell<bool>,
     /// Slabs that could not be emptied.
     pub(super) stuck: RefCell<BTreeMap<u64, Stuck>>,
     /// Who waits for room on the drive.
@@ -179,6 +181,7 @@ impl<D: Drive> Log<D> {
             compaction_bell: RefCell::new(None),
             slab_bells: Default::default(),
             is_compacting: Cell::new(false),
+            holds_compaction: Cell::new(false),
             stuck: RefCell::new(BTreeMap::new()),
             room: RefCell::new(Vec::new()),
         }

@@ -78,7 +78,7 @@ pub(super) fn was_opened<'a>(mut names: impl Iterator<Item = &'a ExtentName>) ->
     names.any(|name| match name {
         ExtentName::Slab(_) => true,
         ExtentName::Checkpoint(epoch) => *epoch > 0,
-        ExtentName::Label | ExtentName::Journal(_) => false,
+        ExtentName::Label | ExtentName::Journal(_) | ExtentName::Roster(_) => false,
     })
 }
 

@@ -124,6 +124,8 @@ pub(super) struct State<E> {
     pub(super) slabs: BTreeMap<u64, Slab<E>>,
     pub(super) realms: BTreeMap<RealmId, Realm>,
     pub(super) next_slab: u64,
+    /// The numbers that slabs may have; all, if the store has no other drive.
+    pub(super) leases: Option<Vec<std::ops::Range<u64>>>,
     /// Keys that a put is about to create, and who waits to hear of it.
     pub(super) claims: HashMap<Fingerprint, Vec<oneshot::Sender<()>>>,
     /// Keys that are being deleted. They stay so if that fails: whether it is on the drive is not known.
@@ -155,6 +157,7 @@ impl<E> State<E> {
             slabs: BTreeMap::new(),
             realms: realms.iter().map(realm).collect(),
             next_slab,
+            leases: None,
             claims: HashMap::new(),
             dying: HashSet::new(),
             reservations: BTreeMap::new(),
@@ -166,6 +169,16 @@ impl<E> State<E> {
             quarantine: BTreeSet::new(),
             stat: LogStat::default(),
         }
+    }
+
+    /// The number of the slab that is made next.
+    pub(super) fn next_number(&self) -> Option<u64> {
+        let Some(leases) = &self.leases else {
+            return Some(self.next_slab);
+        };
+        let usable = |lease: &&std::ops::Range<u64>| lease.end > self.next_slab;
+        let lease = leases.iter().filter(usable).min_by_key(|lease| lease.start);
+        lease.map(|lease| lease.start.max(self.next_slab))
     }
 
     pub(super) fn realm(&mut self, id: RealmId) -> Option<&mut Realm> {

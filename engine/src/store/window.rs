@@ -219,11 +219,11 @@ impl<D: Drive> Log<D> {
         self.make_room(purpose).await?;
         let number = {
             let mut state = self.state.borrow_mut();
-            let number = state.next_slab;
+            let number = state.next_number().ok_or(StoreError::LogEnds)?;
             if (number + 1).saturating_mul(slab_blocks) >> oriel_dht::limits::POSITION_BITS != 0 {
                 return Err(StoreError::LogEnds);
             }
-            state.next_slab += 1;
+            state.next_slab = number + 1;
             number
         };
         let name = ExtentName::Slab(number);

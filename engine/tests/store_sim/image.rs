@@ -127,6 +127,7 @@ impl Image {
                 ExtentName::Journal(number) => (2, u64::from(*number)),
                 ExtentName::Checkpoint(epoch) => (3, *epoch),
                 ExtentName::Slab(number) => (4, *number),
+                ExtentName::Roster(number) => (5, u64::from(*number)),
             };
             digest = (digest ^ (kind << 64 | u128::from(number))).wrapping_mul(ODD);
             for block in blocks.iter() {

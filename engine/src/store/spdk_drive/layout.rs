@@ -28,6 +28,7 @@ pub(super) fn encode_name(name: ExtentName, blocks: u64) -> [u8; XATTR_BYTES] {
         ExtentName::Journal(number) => (2, number.into()),
         ExtentName::Checkpoint(epoch) => (3, epoch),
         ExtentName::Slab(number) => (4, number),
+        ExtentName::Roster(number) => (5, number.into()),
     };
     let mut bytes = [0; XATTR_BYTES];
     bytes[0] = kind;
@@ -50,6 +51,7 @@ pub(super) fn decode_name(bytes: &[u8]) -> Option<(ExtentName, u64)> {
         2 => ExtentName::Journal(u8::try_from(number).ok()?),
         3 => ExtentName::Checkpoint(number),
         4 => ExtentName::Slab(number),
+        5 => ExtentName::Roster(u8::try_from(number).ok()?),
         _ => return None,
     };
     Some((name, number_at(9)))
@@ -67,6 +69,7 @@ mod tests {
             ExtentName::Journal(1),
             ExtentName::Checkpoint(u64::MAX),
             ExtentName::Slab(77),
+            ExtentName::Roster(1),
         ] {
             let bytes = encode_name(name, 1 << 40);
             assert_eq!(decode_name(&bytes), Some((name, 1 << 40)));
@@ -81,13 +84,14 @@ mod tests {
         assert_eq!(encode_name(ExtentName::Label, 8)[0], 1);
         assert_eq!(encode_name(ExtentName::Journal(0), 8)[0], 2);
         assert_eq!(encode_name(ExtentName::Checkpoint(0), 8)[0], 3);
+        assert_eq!(encode_name(ExtentName::Roster(0), 8)[0], 5);
     }
 
     #[test]
     fn what_is_no_name_is_not_taken_for_one() {
         let name = encode_name(ExtentName::Slab(1), 8);
         assert_eq!(decode_name(&name[..16]), None);
-        for (byte, value) in [(0, 0), (0, 5), (0, 1), (0, 0xff)] {
+        for (byte, value) in [(0, 0), (0, 6), (0, 1), (0, 0xff)] {
             let mut other = name;
             other[byte] = value;
             assert_eq!(decode_name(&other), None, "{byte}: {value}");
