@@ -32,6 +32,7 @@ struct Blocks {
 impl<D: Drive> Log<D> {
     fn find(&self, realm: RealmId, key: &Key) -> Result<Option<Found<D::Extent>>, StoreError> {
         let mut state = self.state.borrow_mut();
+        let state = &mut *state;
         let fingerprint = state.keys.fingerprint(realm, key);
         let location = state.locate(fingerprint);
         let of_realm = state.realms.get_mut(&realm);
@@ -49,13 +50,12 @@ impl<D: Drive> Log<D> {
         let slab = state.slabs.get(&(location.position.0 / slab_blocks));
         let slab = slab.expect("the slab of a blob is there");
         let start = location.position.0 % slab_blocks;
-        let checksum = slab.checksum(start as u32);
-        let checksum = checksum.expect("a blob is known to its slab");
+        let checksum = || slab.checksum(start as u32);
         Ok(Some(Found {
             location,
             extent: slab.extent.clone(),
             start,
-            checksum: verify.then_some(checksum),
+            checksum: verify.then(|| checksum().expect("a blob is known to its slab")),
         }))
     }
 
