@@ -59,6 +59,7 @@ fn with_log(
         blobs_max: SHAPE.blobs_max,
         realms: vec![cache, RealmOptions::new(DURABLE)],
         clock: clock.clone(),
+        ..OpenOptions::default()
     };
     let index = index_in_memory(SHAPE.blobs_max).unwrap();
     let opened = run_one(open(drive.clone(), index, &options));

@@ -46,6 +46,7 @@ fn options() -> OpenOptions {
         blobs_max: SHAPE.blobs_max,
         realms: vec![RealmOptions::new(REALM), RealmOptions::new(OTHER)],
         clock: Clock::manual(),
+        ..OpenOptions::default()
     }
 }
 

@@ -51,6 +51,7 @@ fn options(clock: &Clock) -> OpenOptions {
         blobs_max: SHAPE.blobs_max,
         realms: vec![RealmOptions::new(ONE), quota],
         clock: clock.clone(),
+        ..OpenOptions::default()
     }
 }
 

@@ -86,6 +86,16 @@ impl Section {
         self
     }
 
+    /// The same section as the next user of memory that outlasts its users gets it, other than by a region: with what the
+    /// last user left behind.
+    #[must_use]
+    pub fn handed_on(mut self, history: History) -> Self {
+        self.about.history = history;
+        self.about.generation = self.about.generation.wrapping_add(1);
+        self.about.zeroed = false;
+        self
+    }
+
     /// Writes these words through to where the power does not matter, where the memory is such and is not written by
     /// the kernel. Returns when they are there.
     pub fn persist(&self, words: std::ops::Range<usize>) {

@@ -3,7 +3,8 @@
 use super::directory::Owner;
 use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, StoreError};
-use super::recovery::{Loaded, OpenOptions, load, read_directory};
+use super::recovery::{Loaded, OpenOptions, Use, load};
+use super::scan::read_directory;
 use super::types::{Key, RealmId};
 use super::walk::check_record;
 use oriel_dht::region::Section;
@@ -57,13 +58,14 @@ pub async fn check<D: Drive>(
     index: Section,
     options: &OpenOptions,
 ) -> Result<Report, OpenError> {
-    let loaded = load(drive, index, options).await?;
+    let loaded = load(drive, index, options, Use::Never).await?;
     let Loaded {
         layout,
         state,
         header,
         tail,
         extents,
+        ..
     } = &loaded;
     let mut report = Report {
         frames: tail.sequence - header.sequence,

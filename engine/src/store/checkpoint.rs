@@ -5,12 +5,13 @@
 //! ```text
 //!  byte  0      4      8               24         32          40         48       56        64
 //!        ├──────┼──────┼───────────────┼──────────┼───────────┼──────────┼────────┼─────────┤
-//!        │"OC01"│CRC32C│ store         │ epoch    │ next slab │body bytes│sequence│ 0       │
+//!        │"OC01"│CRC32C│ store         │ epoch    │ next slab │body bytes│sequence│ tag     │
 //!        └──────┴──────┴───────────────┴──────────┴───────────┴──────────┴────────┴─────────┘
 //! ```
 //!
-//! `sequence` is the number of the first frame of the journal that follows. The body is cut into chunks of 16 blocks, the
-//! last one as short as it may be:
+//! `sequence` is the number of the first frame of the journal that follows. `tag` is 0, or a number drawn at a stop after
+//! which nothing follows: an index that has it, too, is of this very checkpoint (see `stamp.rs`). The body is cut into
+//! chunks of 16 blocks, the last one as short as it may be:
 //!
 //! ```text
 //!  byte  0      4      8               24      32      40      44     64
@@ -22,16 +23,18 @@
 //! It lists the slabs, by number, each a multiple of 8 bytes:
 //!
 //! ```text
-//!  byte  0        8       10      12        16             20     24
-//!        ├────────┼───────┼───────┼─────────┼──────────────┼──────┼──────────────────┬──────────────────────┐
-//!        │ number │ realm │ dead? │ records │ in directory │ 0    │ the other records│ bits of the dead ones│
-//!        └────────┴───────┴───────┴─────────┴──────────────┴──────┴──────────────────┴──────────────────────┘
+//!  byte  0        8       10     12        16             20     24
+//!        ├────────┼───────┼──────┼─────────┼──────────────┼──────┼──────────────────┬──────────────────────┬───────┐
+//!        │ number │ realm │ with │ records │ in directory │ live │ the other records│ bits of the dead ones│ table │
+//!        └────────┴───────┴──────┴─────────┴──────────────┴──────┴──────────────────┴──────────────────────┴───────┘
 //! ```
 //!
 //! Of a slab's `records`, so many are in its directory, and the rest stand here, 64 bytes each, in the order in which they
-//! were committed. If `dead?` is 1, then bits follow, one for each record in the order of their positions, padded to 8
-//! bytes: 1 for a blob that was deleted or moved away. Checksums cover what follows them, to the end of the header or of
-//! the chunk's part.
+//! were committed. If bit 0 of `with` is 1, then bits follow, one for each record in the order of their positions, padded
+//! to 8 bytes: 1 for a blob that was deleted or moved away. If bit 1 is, then `live` are the blocks of the other blobs, 0
+//! otherwise, and the table has eight bytes of each record in the same order: the block in the slab where its window
+//! begins, and the checksum. It saves reading the directory. Checksums cover what follows them, to the end of the header or
+//! of the chunk's part.
 
 use oriel_ec::Crc32c;
 
@@ -79,6 +82,8 @@ pub(crate) struct Header {
     pub(crate) bytes: u64,
     /// The first frame of the journal that follows.
     pub(crate) sequence: u64,
+    /// What an index of this checkpoint has as well; 0 where there is none.
+    pub(crate) tag: u64,
 }
 
 impl Header {
@@ -86,7 +91,13 @@ impl Header {
         block.fill(0);
         block[..4].copy_from_slice(&HEADER_MAGIC);
         block[8..24].copy_from_slice(&self.store.0);
-        let numbers = [self.epoch, self.next_slab, self.bytes, self.sequence];
+        let numbers = [
+            self.epoch,
+            self.next_slab,
+            self.bytes,
+            self.sequence,
+            self.tag,
+        ];
         for (place, number) in block[24..].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
@@ -106,6 +117,7 @@ impl Header {
             next_slab: u64_at(block, 32),
             bytes: u64_at(block, 40),
             sequence: u64_at(block, 48),
+            tag: u64_at(block, 56),
         })
     }
 }
@@ -166,7 +178,23 @@ pub(crate) struct Row {
     pub(crate) tail: Vec<Record>,
     /// Of each record, in the order of positions, whether it is dead. None if all live.
     pub(crate) dead: Option<Vec<u8>>,
+    /// What the store keeps in memory of the slab, to spare reading its directory.
+    pub(crate) table: Option<Table>,
 }
+
+/// Of each record of a slab, in the order of positions, what the store keeps in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Table {
+    /// Blocks of windows that hold blobs.
+    pub(crate) live: u32,
+    /// The block in the slab where the window begins, and the record's checksum.
+    pub(crate) known: Vec<(u32, u32)>,
+}
+
+/// Bytes of a record in a table.
+pub(crate) const TABLE_BYTES: usize = 8;
+const WITH_DEAD: u16 = 1;
+const WITH_TABLE: u16 = 2;
 
 /// Bytes of a bit for each of so many records.
 pub(crate) const fn dead_bytes(records: u32) -> usize {
@@ -174,17 +202,38 @@ pub(crate) const fn dead_bytes(records: u32) -> usize {
 }
 
 impl Row {
+    /// Blobs that are in the slab.
+    pub(crate) fn blobs(&self) -> u64 {
+        let bits = self.dead.iter().flatten();
+        let dead: u32 = bits.map(|byte| byte.count_ones()).sum();
+        u64::from(self.records.saturating_sub(dead))
+    }
+
+    /// Whether the record of that rank is of a blob that is gone.
+    pub(crate) fn is_dead(&self, rank: usize) -> bool {
+        let is_dead = |bits: &Vec<u8>| bits[rank / 8] >> (rank % 8) & 1 == 1;
+        self.dead.as_ref().is_some_and(is_dead)
+    }
+
     pub(crate) fn encode(&self, body: &mut Vec<u8>) {
         body.extend(self.number.to_le_bytes());
         body.extend(self.realm.0.to_le_bytes());
-        body.extend(u16::from(self.dead.is_some()).to_le_bytes());
+        let mut with = 0;
+        with |= if self.dead.is_some() { WITH_DEAD } else { 0 };
+        with |= if self.table.is_some() { WITH_TABLE } else { 0 };
+        body.extend(with.to_le_bytes());
         body.extend(self.records.to_le_bytes());
         body.extend(self.in_directory.to_le_bytes());
-        body.extend([0; 4]);
+        let live = self.table.as_ref().map_or(0, |table| table.live);
+        body.extend(live.to_le_bytes());
         for record in &self.tail {
             body.extend(record.encode());
         }
         body.extend(self.dead.iter().flatten());
+        for (start, checksum) in self.table.iter().flat_map(|table| &table.known) {
+            body.extend(start.to_le_bytes());
+            body.extend(checksum.to_le_bytes());
+        }
     }
 
     /// The slabs of a body; `None` for one that says what this version does not know.
@@ -192,17 +241,21 @@ impl Row {
         let mut rows = Vec::new();
         while !body.is_empty() {
             let (row, rest) = body.split_at_checked(ROW_BYTES)?;
-            let has_dead = match row[10..12] {
-                [0, 0] => false,
-                [1, 0] => true,
-                _ => return None,
-            };
+            let with = u16::from_le_bytes([row[10], row[11]]);
+            if with & !(WITH_DEAD | WITH_TABLE) != 0 {
+                return None;
+            }
+            let (has_dead, has_table) = (with & WITH_DEAD != 0, with & WITH_TABLE != 0);
             let (records, in_directory) = (u32_at(row, 12), u32_at(row, 16));
             let others = records.checked_sub(in_directory)? as usize;
             let (tail, rest) = rest.split_at_checked(others.checked_mul(RECORD_BYTES)?)?;
             let (tail, _) = tail.as_chunks::<RECORD_BYTES>();
             let dead = if has_dead { dead_bytes(records) } else { 0 };
             let (dead, rest) = rest.split_at_checked(dead)?;
+            let table = if has_table { records as usize } else { 0 };
+            let (table, rest) = rest.split_at_checked(table.checked_mul(TABLE_BYTES)?)?;
+            let (table, _) = table.as_chunks::<TABLE_BYTES>();
+            let known = table.iter().map(|of| (u32_at(of, 0), u32_at(of, 4)));
             body = rest;
             rows.push(Self {
                 number: u64_at(row, 0),
@@ -211,6 +264,10 @@ impl Row {
                 in_directory,
                 tail: tail.iter().map(Record::decode).collect::<Option<_>>()?,
                 dead: has_dead.then(|| dead.to_vec()),
+                table: has_table.then(|| Table {
+                    live: u32_at(row, 20),
+                    known: known.collect(),
+                }),
             });
         }
         Some(rows)
@@ -229,6 +286,7 @@ mod tests {
             next_slab: 5,
             bytes,
             sequence: 9,
+            tag: 0x0a0b,
         }
     }
 
@@ -247,6 +305,15 @@ mod tests {
             in_directory: 63,
             tail: vec![record; 2],
             dead: Some(vec![1; 16]),
+            table: None,
+        }
+    }
+
+    fn with_table() -> Row {
+        let known = (0..65).map(|record| (record * 4, !record)).collect();
+        Row {
+            table: Some(Table { live: 77, known }),
+            ..row()
         }
     }
 
@@ -259,12 +326,13 @@ mod tests {
             dead: None,
             ..row()
         };
-        let rows = vec![row(), plain];
+        let rows = vec![row(), with_table(), plain];
         let mut body = Vec::new();
         rows.iter().for_each(|row| row.encode(&mut body));
         assert_eq!(Row::decode_all(&body), Some(rows));
+        let first = ROW_BYTES + 2 * RECORD_BYTES + 16;
         for cut in 1..body.len() {
-            let whole = cut == ROW_BYTES + 2 * RECORD_BYTES + 16;
+            let whole = [first, 2 * first + 65 * TABLE_BYTES].contains(&cut);
             assert_eq!(Row::decode_all(&body[..cut]).is_some(), whole, "{cut}");
         }
     }
@@ -283,6 +351,20 @@ mod tests {
         assert_eq!(body[..56], start.concat());
         assert_eq!(body.len(), 24 + 128 + 16);
         assert_eq!(body[152..], [1; 16]);
+        let mut other = Vec::new();
+        with_table().encode(&mut other);
+        assert_eq!(
+            other[8..24],
+            [2, 1, 3, 0, 65, 0, 0, 0, 63, 0, 0, 0, 77, 0, 0, 0]
+        );
+        assert_eq!(other[24..168], body[24..168]);
+        assert_eq!(
+            other[168..184],
+            [
+                0, 0, 0, 0, 255, 255, 255, 255, 4, 0, 0, 0, 254, 255, 255, 255
+            ]
+        );
+        assert_eq!(other.len(), 168 + 65 * 8);
 
         let header = header(168);
         let mut block = vec![0xff; BLOCK_BYTES];
@@ -293,7 +375,7 @@ mod tests {
             &[7; 16],
             &[3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
             &[168, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
-            &[0; 8],
+            &[0x0b, 0x0a, 0, 0, 0, 0, 0, 0],
         ];
         assert_eq!(block[..64], bytes.concat());
         assert_eq!(Header::decode(&block), Some(header));

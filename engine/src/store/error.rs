@@ -164,6 +164,11 @@ pub enum StoreError {
         /// What happened to the journal.
         reason: DriveError,
     },
+    /// The index that was taken over from the last run is wrong.
+    #[error(
+        "the index that was kept from the last run is damaged, so the store takes no more changes: restart the node, which makes the index anew"
+    )]
+    IndexDamaged,
     /// The store is closing.
     #[error("the store is closing")]
     Closing,

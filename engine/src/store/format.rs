@@ -60,6 +60,7 @@ pub async fn format<D: Drive>(
         next_slab: 1,
         bytes: 0,
         sequence: 0,
+        tag: 0,
     };
     journal::write_checkpoint(drive, &header, &[]).await?;
     let label = Label {

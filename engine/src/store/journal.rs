@@ -6,10 +6,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::checkpoint::{self, Header, checkpoint_blocks};
+use super::checkpoint::{self, Header, TABLE_BYTES, checkpoint_blocks};
 use super::compaction::Stuck;
 use super::directory::{self, Owner, RECORDS_PER_BLOCK, directory_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
@@ -18,6 +19,8 @@ use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
 use super::join::both;
 use super::log::{Log, Tail};
 use super::record::Record;
+use super::recovery;
+use super::stamp::Stamp;
 use super::state::{Purpose, Queued, Snapshot, State};
 use super::types::{BLOCK_BYTES, RealmId};
 use crate::limits::RETIRED_MAX;
@@ -59,8 +62,9 @@ impl<D: Drive> Log<D> {
             self.make_slabs(Purpose::Compaction),
         );
         let beside = both(both(self.maintain(), self.compact()), slabs);
-        let (journal, ((maintenance, compaction), _)) = both(self.write_journal(), beside).await;
-        journal.and(maintenance).and(compaction)?;
+        let journal = both(self.write_journal(), self.verify_index());
+        let ((journal, verified), ((maintenance, compaction), _)) = both(journal, beside).await;
+        journal.and(verified).and(maintenance).and(compaction)?;
         *self.stopped.borrow_mut() = Some(StoreError::Closing);
         Ok(())
     }
@@ -76,7 +80,7 @@ impl<D: Drive> Log<D> {
                     }
                     self.apply(batch);
                 }
-                Next::Checkpoint => self.begin_checkpoint().await?,
+                Next::Checkpoint => self.begin_checkpoint(Last::No).await?,
                 Next::End => {
                     // Nothing may be begun any more that waits for this writer.
                     self.is_ending.set(true);
@@ -84,7 +88,7 @@ impl<D: Drive> Log<D> {
                     self.slab_bells.iter().for_each(ring_bell);
                     self.tell_of_room();
                     self.abandon_all();
-                    self.begin_checkpoint().await?;
+                    self.begin_checkpoint(Last::Yes).await?;
                     self.journal_ended.set(true);
                     self.ring_maintenance();
                     return Ok(());
@@ -198,7 +202,7 @@ impl<D: Drive> Log<D> {
     }
 
     /// Copies what is known, and turns to the other journal.
-    async fn begin_checkpoint(&self) -> Result<(), StoreError> {
+    async fn begin_checkpoint(&self, last: Last) -> Result<(), StoreError> {
         // The journal that comes next is that of the checkpoint before the one that is being written.
         std::future::poll_fn(|cx| {
             self.check_running()?;
@@ -211,7 +215,20 @@ impl<D: Drive> Log<D> {
         .await?;
         let tail = self.tail.get();
         let mut state = self.state.borrow_mut();
-        let snapshot = snapshot(&mut state, &self.layout, tail.epoch + 1, tail.sequence);
+        let (epoch, sequence) = (tail.epoch + 1, tail.sequence);
+        let last = match last {
+            Last::Yes if self.keeps_index => self.last(&state),
+            _ => Last::No,
+        };
+        let snapshot = snapshot(&mut state, &self.layout, epoch, sequence, last);
+        if snapshot.header.tag != 0 {
+            self.last_stamp.set(Some(Stamp {
+                store: self.layout.store,
+                epoch,
+                tag: snapshot.header.tag,
+                blobs_max: self.layout.blobs_max,
+            }));
+        }
         self.tail.set(Tail {
             epoch: snapshot.header.epoch,
             sequence: tail.sequence,
@@ -223,9 +240,24 @@ impl<D: Drive> Log<D> {
         Ok(())
     }
 
+    /// The last checkpoint has the tables of slabs where the drive has room for them beside a slab that may be being made.
+    fn last(&self, state: &State<D::Extent>) -> Last {
+        let records = state.slabs.values().map(|slab| u64::from(slab.records()));
+        let bytes = records.sum::<u64>() * TABLE_BYTES as u64;
+        let needed = checkpoint_blocks(bytes) + recovery::reserve_blocks(&self.layout) / 2;
+        let free = self.drive.free_blocks();
+        match free >= needed + self.layout.slab_blocks {
+            true => Last::WithTables,
+            false => Last::Yes,
+        }
+    }
+
     /// Takes no more changes: whether the last frame is on the drive is not known, so nothing may follow it.
     pub(super) fn stop(&self, batch: Vec<Queued>, reason: DriveError) -> StoreError {
-        let reason = StoreError::Stopped { reason };
+        self.stop_because(batch, StoreError::Stopped { reason })
+    }
+
+    pub(super) fn stop_because(&self, batch: Vec<Queued>, reason: StoreError) -> StoreError {
         *self.stopped.borrow_mut() = Some(reason.clone());
         let (queued, claims) = {
             let mut state = self.state.borrow_mut();
@@ -235,7 +267,7 @@ impl<D: Drive> Log<D> {
             )
         };
         // Whoever waits for a claim or for room finds that the log has stopped.
-        drop((claims, self.room.take()));
+        drop((claims, self.room.take(), self.doubting.take()));
         refuse(batch, &reason);
         refuse(queued, &reason);
         self.ring();
@@ -399,18 +431,34 @@ pub(super) fn remember(bell: &mut Option<Waker>, waker: &Waker) {
     }
 }
 
+/// Whether anything follows a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Last {
+    No,
+    /// Nothing does, so that an index can be tied to it.
+    Yes,
+    /// And it has what is kept of slabs in memory.
+    WithTables,
+}
+
 /// All that is known, as it is between two frames.
 pub(super) fn snapshot<E>(
     state: &mut State<E>,
     layout: &super::log::Layout<E>,
     epoch: u64,
     sequence: u64,
+    last: Last,
 ) -> Snapshot<E> {
     state.retire();
     let mut body = Vec::new();
     for (number, slab) in &state.slabs {
-        slab.row(*number).encode(&mut body);
+        let with_table = last == Last::WithTables;
+        slab.row(*number, with_table).encode(&mut body);
     }
+    let tag = match last {
+        Last::No => 0,
+        Last::Yes | Last::WithTables => RandomState::new().build_hasher().finish() | 1,
+    };
     Snapshot {
         header: Header {
             store: layout.store,
@@ -418,6 +466,7 @@ pub(super) fn snapshot<E>(
             next_slab: state.next_slab,
             bytes: body.len() as u64,
             sequence,
+            tag,
         },
         body,
         retired: std::mem::take(&mut state.retired),

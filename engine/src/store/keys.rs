@@ -8,53 +8,39 @@ use std::collections::HashMap;
 use std::hash::Hasher;
 
 use oriel_dht::index::{
-    CreateError, Entry, Fingerprint, Flags, Index, IndexSize, InsertError, Length, Writer,
+    AdoptError, CloseError, CreateError, Entry, Fingerprint, Flags, Index, InsertError, Length,
+    Verification, Writer,
 };
-use oriel_dht::region::{
-    CreateError as RegionError, Existing, Place, Region, Section, SectionError, SectionKind,
-    SectionSpec,
-};
+use oriel_dht::region::Section;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use super::index_file::{section_bytes, size};
+use super::stamp::Stamp;
 use super::types::{Key, Location, Position, RealmId, StoreId};
 
-/// The layout of the index's section.
-const INDEX_VERSION: u32 = 1;
+/// Keys whose lines are on the way ahead of the one that is inserted.
+const AHEAD: usize = 16;
 
-/// Why there is no index.
+/// Why an index was not left for the next run, which makes it anew then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum IndexError {
-    /// Its memory.
-    #[error("no memory for the index: {0}")]
-    Region(#[from] RegionError),
-    /// Its section.
+pub enum KeepError {
+    /// The log did not come to its end.
+    #[error(
+        "the log was not closed to its end, or not opened with keeps_index, so its index is not kept: the next start makes it anew"
+    )]
+    NotEnded,
+    /// Some keys found no place in it.
+    #[error(
+        "{beside} keys found no place in the index, so it is not kept: open the store for more blobs"
+    )]
+    Crowded {
+        /// How many.
+        beside: usize,
+    },
+    /// It is damaged, or of no size of ours.
     #[error(transparent)]
-    Section(#[from] SectionError),
-    /// Its size.
-    #[error(transparent)]
-    Create(#[from] CreateError),
-}
-
-fn size(blobs_max: u64) -> IndexSize {
-    IndexSize {
-        partitions: 1,
-        entries: blobs_max.min(1 << 16),
-        entries_max: blobs_max,
-    }
-}
-
-/// Memory of this process for the index of a store of so many blobs.
-pub fn index_in_memory(blobs_max: u64) -> Result<Section, IndexError> {
-    let bytes = size(blobs_max).section_bytes();
-    let spec = SectionSpec {
-        kind: SectionKind::INDEX,
-        version: INDEX_VERSION,
-        bytes: bytes.map_err(CreateError::from)?,
-    };
-    let place = Place::Memory { large_pages: true };
-    let region = Region::create(&place, &[spec], Existing::Keep)?;
-    Ok(region.section(SectionKind::INDEX, INDEX_VERSION)?)
+    Close(#[from] CloseError),
 }
 
 /// Which blob is where.
@@ -66,6 +52,7 @@ pub(super) struct Keys {
     hasher: SipHasher13,
     /// Entries that the index had no room for although it is not full.
     beside: HashMap<Fingerprint, Entry>,
+    section: Section,
 }
 
 fn entry(location: Location) -> Entry {
@@ -88,20 +75,58 @@ fn location(entry: Entry) -> Location {
 }
 
 impl Keys {
+    /// An empty index for up to so many blobs, with room for those that are about to come.
     pub(super) fn new(
         section: Section,
         store: StoreId,
         blobs_max: u64,
+        blobs: u64,
     ) -> Result<Self, CreateError> {
-        let (index, mut writers) = Index::create(section, &size(blobs_max))?;
+        let wanted = section_bytes(blobs_max)?;
+        if section.bytes() < wanted {
+            let found = section.bytes();
+            return Err(CreateError::TooSmall { wanted, found });
+        }
+        let made = Index::create(section.clone(), &size(blobs_max, blobs))?;
+        Ok(Self::with(made, section, store))
+    }
+
+    /// The index that the last run left. Whether it is the right one is for the caller to know.
+    pub(super) fn adopt(section: Section, store: StoreId) -> Result<Self, AdoptError> {
+        let adopted = Index::adopt(section.clone())?;
+        Ok(Self::with(adopted, section, store))
+    }
+
+    fn with((index, mut writers): (Index, Vec<Writer>), section: Section, store: StoreId) -> Self {
         let seed = blake3::derive_key("oriel 2026-11 fingerprints of the index", &store.0);
         let seed: &[u8; 16] = seed.first_chunk().expect("a hash has 32 bytes");
-        Ok(Self {
+        Self {
             index,
             writer: writers.pop().expect("an index of one partition"),
             hasher: SipHasher13::new_with_key(seed),
             beside: HashMap::new(),
-        })
+            section,
+        }
+    }
+
+    /// Leaves the index for the next run, with what ties it to the checkpoint that it is of.
+    pub(super) fn keep(self, stamp: &Stamp) -> Result<(), KeepError> {
+        if !self.beside.is_empty() {
+            let beside = self.beside.len();
+            return Err(KeepError::Crowded { beside });
+        }
+        self.index.close(vec![self.writer])?;
+        stamp.write(&self.section);
+        Ok(())
+    }
+
+    /// Verifies some more lines of an index that was taken over.
+    pub(super) fn verify_step(&mut self, lines: u64) -> Verification {
+        self.writer.verify_step(lines)
+    }
+
+    pub(super) fn is_verified(&self) -> bool {
+        self.index.is_verified()
     }
 
     pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
@@ -162,6 +187,19 @@ impl Keys {
                 Ok(())
             }
         }
+    }
+
+    /// Adds many keys, their lines fetched ahead; whether all were new.
+    pub(super) fn insert_all(&mut self, blobs: &[(Fingerprint, Location)]) -> bool {
+        for (at, (fingerprint, place)) in blobs.iter().enumerate() {
+            if let Some((later, _)) = blobs.get(at + AHEAD) {
+                self.writer.prefetch(*later);
+            }
+            if self.insert(*fingerprint, *place).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Takes a key out if it is at that position; how long the blob was.

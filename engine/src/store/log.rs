@@ -23,6 +23,8 @@ use super::error::StoreError;
 use super::eviction::Policy;
 use super::frame::Entry;
 use super::record::{LENGTH_MAX, Record, seal_window, trailer_blocks, window_blocks};
+use super::recovery::OpenOptions;
+use super::stamp::Stamp;
 use super::state::{Purpose, Queued, State};
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
@@ -125,6 +127,14 @@ pub struct Log<D: Drive> {
     pub(super) drive: D,
     pub(super) layout: Layout<D::Extent>,
     pub(super) clock: Clock,
+    /// The index is left for the next run.
+    pub(super) keeps_index: bool,
+    /// What ties it to the last checkpoint, once that was begun.
+    pub(super) last_stamp: Cell<Option<Stamp>>,
+    /// The index was made now, or verified.
+    pub(super) is_trusted: Cell<bool>,
+    /// Who waits for that.
+    pub(super) doubting: RefCell<Vec<oneshot::Sender<()>>>,
     pub(super) state: RefCell<State<D::Extent>>,
     pub(super) tail: Cell<Tail>,
     pub(super) checkpoint: RefCell<Option<D::Extent>>,
@@ -158,14 +168,18 @@ impl<D: Drive> Log<D> {
     pub(super) fn new(
         drive: D,
         layout: Layout<D::Extent>,
-        clock: Clock,
+        options: &OpenOptions,
         state: State<D::Extent>,
         tail: Tail,
     ) -> Self {
         Self {
             drive,
             layout,
-            clock,
+            clock: options.clock.clone(),
+            keeps_index: options.keeps_index,
+            last_stamp: Cell::new(None),
+            is_trusted: Cell::new(state.keys.is_verified()),
+            doubting: RefCell::default(),
             state: RefCell::new(state),
             tail: Cell::new(tail),
             checkpoint: RefCell::new(None),
@@ -224,7 +238,8 @@ impl<D: Drive> Log<D> {
         })
     }
 
-    /// Where a blob is.
+    /// Where a blob is. Right after the index was taken over from the last run, one that is there may be missed; a read
+    /// finds it.
     pub fn locate(&self, realm: RealmId, key: &Key) -> Option<Location> {
         let mut state = self.state.borrow_mut();
         let fingerprint = state.keys.fingerprint(realm, key);
@@ -235,7 +250,8 @@ impl<D: Drive> Log<D> {
         location
     }
 
-    /// Which of up to 64 keys are there, a bit for each. Does not count as a use of them.
+    /// Which of up to 64 keys are there, a bit for each. Does not count as a use of them. As for
+    /// [`locate`](Self::locate), one may be missed right after the start.
     ///
     /// # Panics
     /// When there are more.
@@ -376,6 +392,7 @@ impl<D: Drive> Log<D> {
     pub async fn delete(&self, realm: RealmId, key: Key) -> Result<bool, StoreError> {
         self.check_open()?;
         self.check_realm(realm)?;
+        self.trusted().await?;
         let (send, heard) = oneshot::channel();
         {
             let mut state = self.state.borrow_mut();
@@ -433,7 +450,7 @@ pub(super) async fn check_content(key: Key, bytes: &[u8]) -> Result<(), StoreErr
 }
 
 /// Lets other tasks have a turn.
-async fn yield_now() {
+pub(super) async fn yield_now() {
     let mut waited = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut waited, true) {

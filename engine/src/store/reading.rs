@@ -48,15 +48,33 @@ impl<D: Drive> Log<D> {
         }
         let slab_blocks = self.layout.slab_blocks;
         let slab = state.slabs.get(&(location.position.0 / slab_blocks));
-        let slab = slab.expect("the slab of a blob is there");
+        let slab = slab.ok_or_else(|| self.not_in_slab())?;
         let start = location.position.0 % slab_blocks;
-        let checksum = || slab.checksum(start as u32);
+        let checksum = || {
+            slab.checksum(start as u32)
+                .ok_or_else(|| self.not_in_slab())
+        };
         Ok(Some(Found {
             location,
             extent: slab.extent.clone(),
             start,
-            checksum: verify.then(|| checksum().expect("a blob is known to its slab")),
+            checksum: verify.then(checksum).transpose()?,
         }))
+    }
+
+    /// The same, and none only if there is none: an index that was taken over is verified before it is believed to have none.
+    async fn find_surely(
+        &self,
+        realm: RealmId,
+        key: &Key,
+    ) -> Result<Option<Found<D::Extent>>, StoreError> {
+        match self.find(realm, key)? {
+            None if !self.is_trusted.get() => {
+                self.trusted().await?;
+                self.find(realm, key)
+            }
+            found => Ok(found),
+        }
     }
 
     /// Some bytes of a blob, checked; `None` if there is no such blob. What lies behind its end is left out.
@@ -67,7 +85,7 @@ impl<D: Drive> Log<D> {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(found) = self.find(realm, key)? else {
+        let Some(found) = self.find_surely(realm, key).await? else {
             return Ok(None);
         };
         let end = offset.saturating_add(bytes).min(found.location.length);
@@ -94,7 +112,7 @@ impl<D: Drive> Log<D> {
         offset: u64,
         mut buf: D::Buf,
     ) -> (D::Buf, Result<Option<u64>, StoreError>) {
-        let found = match self.find(realm, key) {
+        let found = match self.find_surely(realm, key).await {
             Ok(Some(found)) => found,
             Ok(None) => return (buf, Ok(None)),
             Err(error) => return (buf, Err(error)),

@@ -3,29 +3,30 @@
 //! Opening reads the newest checkpoint that was written to its end and the directories of its slabs, applies the frames of
 //! the journal that follows it, and those of the next one if that was begun, then writes a checkpoint of its own: from then
 //! on nothing of the old journals counts.
+//!
+//! After a stop that came to its end, the index is taken over as it is, if it was kept and is tied to that checkpoint
+//! (`stamp.rs`), and what is kept of slabs in memory comes out of the checkpoint. That an index says nothing else than the
+//! slabs is then verified while the log is used (`trust.rs`).
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::time::Duration;
 
 use oriel_dht::region::Section;
 
-use super::checkpoint::{self, CHUNK_BLOCKS, Header, Row, checkpoint_blocks};
-use super::directory::{self, Owner, RECORDS_PER_BLOCK, WrongBlock, directory_blocks};
-use super::drive::{Drive, DriveError, ExtentName};
+use super::checkpoint::{Header, Row, checkpoint_blocks};
+use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, check_sizes};
-use super::frame::{self, Entry, FRAME_BLOCKS_MAX, Found};
-use super::journal;
+use super::journal::{self, Last};
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
 use super::log::{Layout, Log, RealmOptions, Tail};
-use super::record::{RECORD_BYTES, Record};
-use super::slab::{Slab, WrongRow};
+use super::record::RECORD_BYTES;
+use super::replay::Replay;
+use super::scan::{read, read_checkpoint, restore_slabs};
+use super::stamp::Stamp;
 use super::state::State;
 use super::types::{BLOCK_BYTES, RealmId, StoreId};
-use crate::clock::Clock;
-
-/// Blocks that are read at once.
-const SCAN_BLOCKS: u64 = 256;
+use crate::clock::{Clock, Moment};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -38,6 +39,9 @@ pub struct OpenOptions {
     pub realms: Vec<RealmOptions>,
     /// The time that deadlines are read on.
     pub clock: Clock,
+    /// Whether the index's memory outlasts this program, as a file's does: closing then leaves what the next start needs to
+    /// take the index over, which is 8 bytes for each blob in the last checkpoint.
+    pub keeps_index: bool,
 }
 
 impl Default for OpenOptions {
@@ -48,6 +52,7 @@ impl Default for OpenOptions {
             blobs_max: 1 << 20,
             realms: vec![RealmOptions::new(RealmId(0))],
             clock: Clock::monotonic(),
+            keeps_index: false,
         }
     }
 }
@@ -61,6 +66,23 @@ pub struct Recovery {
     pub frames: u64,
     /// Slabs without a blob, given back to the drive.
     pub slabs_dropped: u64,
+    /// The index was taken over from the last run.
+    pub is_adopted: bool,
+    /// Where the time went.
+    pub phases: Phases,
+}
+
+/// What opening spent its time on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Phases {
+    /// The label and the newest checkpoint.
+    pub checkpoint: Duration,
+    /// The slabs: their tables or directories, and the index where it is made anew.
+    pub slabs: Duration,
+    /// The journals.
+    pub journals: Duration,
+    /// The checkpoint of its own, and what is given back.
+    pub writing: Duration,
 }
 
 /// Blocks that slabs leave free, for the checkpoint there is and the next one.
@@ -94,6 +116,49 @@ pub(super) struct Loaded<D: Drive> {
     /// Where the journal ends.
     pub(super) tail: Tail,
     pub(super) extents: Extents<D>,
+    pub(super) is_adopted: bool,
+    pub(super) phases: Phases,
+}
+
+/// Whether an index that is there may be taken over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    IfRight,
+    Never,
+}
+
+/// The time since something, which begins anew.
+fn lap(clock: &Clock, since: &mut Moment) -> Duration {
+    let now = clock.now();
+    now - std::mem::replace(since, now)
+}
+
+/// The index that the last run left, if it is that of this checkpoint.
+fn adopt(index: &Section, header: &Header, rows: &[Row], blobs_max: u64) -> Option<Keys> {
+    let stamp = Stamp::take(index)?;
+    let expected = Stamp {
+        store: header.store,
+        epoch: header.epoch,
+        tag: header.tag,
+        blobs_max,
+    };
+    if stamp != expected {
+        tracing::info!(
+            ?stamp,
+            ?expected,
+            "the index is of another state, and made anew"
+        );
+        return None;
+    }
+    let keys = match Keys::adopt(index.clone(), header.store) {
+        Ok(keys) => keys,
+        Err(reason) => {
+            tracing::info!(%reason, "the index is made anew");
+            return None;
+        }
+    };
+    let blobs: u64 = rows.iter().map(Row::blobs).sum();
+    (keys.len() == blobs).then_some(keys)
 }
 
 /// Reads what is on a store's drive, and writes nothing.
@@ -101,7 +166,9 @@ pub(super) async fn load<D: Drive>(
     drive: &D,
     index: Section,
     options: &OpenOptions,
+    may: Use,
 ) -> Result<Loaded<D>, OpenError> {
+    let mut began = options.clock.now();
     let extents: Extents<D> = drive.extents().await?.into_iter().collect();
     let label = extents
         .get(&ExtentName::Label)
@@ -132,19 +199,52 @@ pub(super) async fn load<D: Drive>(
     };
 
     let header = newest_checkpoint(drive, &extents, label.store).await?;
-    let keys = Keys::new(index, label.store, options.blobs_max)?;
+    let rows = read_checkpoint(drive, &extents, &header).await?;
+    let mut phases = Phases {
+        checkpoint: lap(&options.clock, &mut began),
+        ..Phases::default()
+    };
+    let blobs_max = options.blobs_max;
+    let adopted = match may {
+        Use::IfRight => adopt(&index, &header, &rows, blobs_max),
+        Use::Never => None,
+    };
+    let is_adopted = adopted.is_some();
+    let keys = match adopted {
+        Some(keys) => keys,
+        None => {
+            let blobs = rows.iter().map(Row::blobs).sum();
+            Keys::new(index.clone(), label.store, blobs_max, blobs)?
+        }
+    };
     let mut state = State::new(keys, &options.realms, header.next_slab);
-    let mut reader = Reader {
+    restore_slabs(
+        drive,
+        &extents,
+        (label.store, label.slab_blocks),
+        &rows,
+        is_adopted,
+        &mut state,
+    )
+    .await?;
+    drop(rows);
+    phases.slabs = lap(&options.clock, &mut began);
+    state.stat.blobs = state.keys.len();
+    let replay = Replay {
         drive,
         layout: &layout,
         extents: &extents,
     };
-    reader.read_checkpoint(&header, &mut state).await?;
-    state.stat.blobs = state.keys.len();
-    let tail = reader.replay(&header, &mut state).await?;
+    let tail = replay.replay(&header, &mut state).await?;
+    phases.journals = lap(&options.clock, &mut began);
+    if is_adopted && tail.sequence != header.sequence {
+        // Nothing follows a stop: whatever this is, only the slabs and the journal are to be believed.
+        drop(state);
+        return Box::pin(load(drive, index, options, Use::Never)).await;
+    }
     let blobs = state.keys.len();
-    if blobs > options.blobs_max {
-        let max = options.blobs_max;
+    if blobs > blobs_max {
+        let max = blobs_max;
         return Err(OpenError::TooManyBlobs { blobs, max });
     }
     Ok(Loaded {
@@ -153,10 +253,13 @@ pub(super) async fn load<D: Drive>(
         header,
         tail,
         extents,
+        is_adopted,
+        phases,
     })
 }
 
-/// Opens the store on a drive, with an index in that section, whatever is there.
+/// Opens the store on a drive, with an index in that section: the one that is there, if it was kept when this store was
+/// last closed and nothing has happened since, or else one that is made anew, whatever is there.
 pub async fn open<D: Drive>(
     drive: D,
     index: Section,
@@ -168,11 +271,16 @@ pub async fn open<D: Drive>(
         header,
         tail,
         extents,
-    } = load(&drive, index, options).await?;
+        is_adopted,
+        phases,
+    } = load(&drive, index, options, Use::IfRight).await?;
+    let mut began = options.clock.now();
     let mut recovery = Recovery {
         from_checkpoint: std::mem::take(&mut state.stat.blobs),
         frames: tail.sequence - header.sequence,
         slabs_dropped: 0,
+        is_adopted,
+        phases,
     };
     // Slabs that hold nothing, were made and never came into the journal, or were not given back in time.
     state.retire();
@@ -192,7 +300,8 @@ pub async fn open<D: Drive>(
             _ => {}
         }
     }
-    let snapshot = journal::snapshot(&mut state, &layout, tail.epoch + 1, tail.sequence);
+    let (epoch, sequence) = (tail.epoch + 1, tail.sequence);
+    let snapshot = journal::snapshot(&mut state, &layout, epoch, sequence, Last::No);
     let written = journal::write_checkpoint(&drive, &snapshot.header, &snapshot.body).await?;
     for extent in leftovers {
         drive.delete(extent).await?;
@@ -202,7 +311,8 @@ pub async fn open<D: Drive>(
         block: 0,
         ..tail
     };
-    let log = Log::new(drive, layout, options.clock.clone(), state, tail);
+    recovery.phases.writing = lap(&options.clock, &mut began);
+    let log = Log::new(drive, layout, options, state, tail);
     log.checkpoint.replace(Some(written));
     Ok((log, recovery))
 }
@@ -261,295 +371,4 @@ async fn newest_checkpoint<D: Drive>(
             why: "a store always has one".into(),
         },
     })
-}
-
-/// Reads what a store's drive says.
-struct Reader<'a, D: Drive> {
-    drive: &'a D,
-    layout: &'a Layout<D::Extent>,
-    extents: &'a Extents<D>,
-}
-
-impl<D: Drive> Reader<'_, D> {
-    async fn read_checkpoint(
-        &mut self,
-        header: &Header,
-        state: &mut State<D::Extent>,
-    ) -> Result<(), OpenError> {
-        let name = ExtentName::Checkpoint(header.epoch);
-        let extent = &self.extents[&name];
-        let mut body = Vec::new();
-        for index in 0..checkpoint::chunks(header.bytes) {
-            let block = 1 + index * CHUNK_BLOCKS;
-            let blocks = checkpoint::chunk_blocks(header.bytes, index);
-            let chunk = read(self.drive, extent, block, blocks).await?;
-            let part = checkpoint::decode_chunk(header, index, chunk.as_ref());
-            let part = part
-                .map_err(|wrong| OpenError::checksum(name, block, wrong.expected, wrong.found))?;
-            body.extend_from_slice(part);
-        }
-        let rows = Row::decode_all(&body).ok_or_else(|| OpenError::Damaged {
-            extent: name,
-            block: 1,
-            detail: "it says something that this version does not know".into(),
-        })?;
-        for row in rows {
-            self.read_slab(&row, state).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_slab(
-        &mut self,
-        row: &Row,
-        state: &mut State<D::Extent>,
-    ) -> Result<(), OpenError> {
-        let name = ExtentName::Slab(row.number);
-        let extent = self.extents.get(&name).ok_or_else(|| OpenError::Missing {
-            extent: name,
-            why: "the checkpoint names it".into(),
-        })?;
-        let slab_blocks = self.layout.slab_blocks;
-        let damaged = |detail: &str| OpenError::Damaged {
-            extent: name,
-            block: slab_blocks - 1,
-            detail: detail.into(),
-        };
-        if directory_blocks(u64::from(row.in_directory)) > slab_blocks {
-            return Err(damaged("its directory is longer than the slab"));
-        }
-        let owner = Owner {
-            store: self.layout.store,
-            realm: row.realm,
-            slab: row.number,
-        };
-        let count = row.in_directory;
-        let mut records = read_directory(self.drive, &owner, extent, slab_blocks, count).await?;
-        records.extend_from_slice(&row.tail);
-        let realm = state.realms.get_mut(&row.realm);
-        let realm = realm.ok_or(OpenError::UnknownRealm { realm: row.realm })?;
-        let (keys, blobs) = (&mut state.keys, &mut realm.blobs);
-        let eviction = &mut realm.eviction;
-        let slab = Slab::from_row(
-            Rc::new(extent.clone()),
-            row,
-            records,
-            slab_blocks,
-            |record| {
-                let fingerprint = keys.fingerprint(row.realm, &record.key);
-                *blobs += 1;
-                if let Some(eviction) = eviction {
-                    eviction.inserted(fingerprint, record.blocks());
-                }
-                keys.insert(fingerprint, record.location())
-                    .map_err(|_| WrongRow("two blobs have the same key"))
-            },
-        );
-        let mut slab = slab.map_err(|WrongRow(detail)| damaged(detail))?;
-        realm.used_blocks += slab.live;
-        slab.seal();
-        state.slabs.insert(row.number, slab);
-        state.next_slab = state.next_slab.max(row.number + 1);
-        Ok(())
-    }
-
-    /// Applies the frames that follow the checkpoint, and gives the place of the next one.
-    async fn replay(
-        &mut self,
-        header: &Header,
-        state: &mut State<D::Extent>,
-    ) -> Result<Tail, OpenError> {
-        let start = Tail {
-            epoch: header.epoch,
-            sequence: header.sequence,
-            block: 0,
-        };
-        let end = self.replay_journal(start, state).await?;
-        // The next checkpoint was begun before the power went, or not: its journal tells.
-        let next = Tail {
-            epoch: end.epoch + 1,
-            block: 0,
-            ..end
-        };
-        let last = self.replay_journal(next, state).await?;
-        match last.block {
-            0 => Ok(end),
-            _ => Ok(last),
-        }
-    }
-
-    async fn replay_journal(
-        &mut self,
-        mut tail: Tail,
-        state: &mut State<D::Extent>,
-    ) -> Result<Tail, OpenError> {
-        let which = tail.epoch & 1;
-        let name = ExtentName::Journal(which as u8);
-        let journal = &self.layout.journals[which as usize];
-        loop {
-            let place = frame::Place {
-                store: self.layout.store,
-                epoch: tail.epoch,
-                sequence: tail.sequence,
-                block: tail.block,
-            };
-            let left = self.layout.journal_blocks - tail.block;
-            if left == 0 {
-                return Ok(tail);
-            }
-            let blocks = left.min(FRAME_BLOCKS_MAX);
-            let bytes = read(self.drive, journal, tail.block, blocks).await?;
-            match frame::decode(bytes.as_ref(), &place) {
-                Found::Frame { entries, blocks } => {
-                    self.apply(state, &entries, name, tail.block)?;
-                    tail.sequence += 1;
-                    tail.block += blocks;
-                }
-                Found::Unknown => {
-                    return Err(OpenError::Damaged {
-                        extent: name,
-                        block: tail.block,
-                        detail: "a frame says something that this version does not know".into(),
-                    });
-                }
-                Found::Nothing | Found::Elsewhere(_) => {
-                    check_end(self.drive, journal, name, &place, left).await?;
-                    return Ok(tail);
-                }
-            }
-        }
-    }
-
-    fn apply(
-        &mut self,
-        state: &mut State<D::Extent>,
-        entries: &[Entry],
-        journal: ExtentName,
-        block: u64,
-    ) -> Result<(), OpenError> {
-        for entry in entries {
-            if let Entry::Slab(number, realm) = entry {
-                let name = ExtentName::Slab(number.0);
-                let missing = || OpenError::Missing {
-                    extent: name,
-                    why: format!("{journal}, block {block}, names it"),
-                };
-                let extent = self.extents.get(&name).ok_or_else(missing)?;
-                if !state.realms.contains_key(realm) {
-                    return Err(OpenError::UnknownRealm { realm: *realm });
-                }
-                let mut slab = Slab::new(Rc::new(extent.clone()), *realm);
-                slab.seal();
-                // One that was made before the checkpoint is in it already.
-                state.slabs.entry(number.0).or_insert(slab);
-            }
-            let applied = state.apply(entry, self.layout.slab_blocks);
-            applied.map_err(|contradiction| OpenError::Damaged {
-                extent: journal,
-                block,
-                detail: contradiction.0.into(),
-            })?;
-        }
-        Ok(())
-    }
-}
-
-/// The first `wanted` records of a slab's directory.
-pub(super) async fn read_directory<D: Drive>(
-    drive: &D,
-    owner: &Owner,
-    extent: &D::Extent,
-    slab_blocks: u64,
-    wanted: u32,
-) -> Result<Vec<Record>, OpenError> {
-    let wanted = wanted as usize;
-    let mut records = Vec::with_capacity(wanted);
-    let blocks = directory_blocks(wanted as u64);
-    let mut index = 0;
-    while index < blocks {
-        let count = (blocks - index).min(SCAN_BLOCKS);
-        let bytes = read(drive, extent, slab_blocks - index - count, count).await?;
-        for block in bytes.as_ref().chunks_exact(BLOCK_BYTES).rev() {
-            let needed = (wanted - records.len()).min(RECORDS_PER_BLOCK);
-            let of_block = directory::decode(owner, index, block);
-            let of_block = match of_block {
-                Ok(of_block) if of_block.len() < needed => Err(WrongBlock::Unknown),
-                decoded => decoded,
-            };
-            let at = slab_blocks - 1 - index;
-            let of_block = of_block.map_err(|wrong| wrong_directory(owner, at, wrong))?;
-            records.extend_from_slice(&of_block[..needed]);
-            index += 1;
-        }
-    }
-    Ok(records)
-}
-
-fn wrong_directory(owner: &Owner, block: u64, wrong: WrongBlock) -> OpenError {
-    let extent = ExtentName::Slab(owner.slab);
-    let detail = match wrong {
-        WrongBlock::Damaged { expected, found } => {
-            return OpenError::checksum(extent, block, expected, found);
-        }
-        WrongBlock::Elsewhere => "it is of another directory",
-        WrongBlock::Unknown => "it says something that this version does not know",
-    };
-    OpenError::Damaged {
-        extent,
-        block,
-        detail: detail.into(),
-    }
-}
-
-/// A journal ends at a frame that is not there. One that was written later shows that it was there once.
-async fn check_end<D: Drive>(
-    drive: &D,
-    journal: &D::Extent,
-    name: ExtentName,
-    end: &frame::Place,
-    left: u64,
-) -> Result<(), OpenError> {
-    let whole = end.block + left;
-    let mut block = end.block;
-    let mut bytes = read(drive, journal, block, left.min(SCAN_BLOCKS)).await?;
-    let mut start = block;
-    while block < whole {
-        // The longest frame that may begin here is to be seen whole.
-        let needed = (block + FRAME_BLOCKS_MAX).min(whole);
-        if needed > start + (bytes.as_ref().len() / BLOCK_BYTES) as u64 {
-            bytes = read(drive, journal, block, (whole - block).min(SCAN_BLOCKS)).await?;
-            start = block;
-        }
-        let at = (block - start) as usize * BLOCK_BYTES;
-        let place = frame::Place { block, ..*end };
-        let later = match frame::decode(&bytes.as_ref()[at..], &place) {
-            // A frame is written once, so one of the same number is the one that is missing, gone astray.
-            Found::Elsewhere(found) => found.sequence >= end.sequence,
-            Found::Frame { .. } | Found::Unknown => block != end.block,
-            Found::Nothing => false,
-        };
-        if later {
-            return Err(OpenError::Damaged {
-                extent: name,
-                block: end.block,
-                detail: format!(
-                    "frame {} of epoch {} is not there, but a later one is, at block {block}",
-                    end.sequence, end.epoch
-                ),
-            });
-        }
-        block += 1;
-    }
-    Ok(())
-}
-
-async fn read<D: Drive>(
-    drive: &D,
-    extent: &D::Extent,
-    block: u64,
-    blocks: u64,
-) -> Result<D::Buf, DriveError> {
-    let buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
-    let (buf, read) = drive.read(extent, block, buf).await;
-    read.map(|()| buf)
 }

@@ -1,8 +1,9 @@
 //! What the store keeps in memory of a slab: eight bytes for each of its blobs.
 
+use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::checkpoint::{Row, dead_bytes};
+use super::checkpoint::{Row, Table, dead_bytes};
 use super::directory::RECORDS_PER_BLOCK;
 use super::record::Record;
 use super::types::RealmId;
@@ -27,6 +28,56 @@ impl Known {
     fn is_dead(self) -> bool {
         self.word & DEAD != 0
     }
+}
+
+/// Where in a slab's blobs the one is whose window begins at `start`, or where it would have to be.
+///
+/// Each step through memory that no cache has costs more than all else in a lookup, so the search begins where the blob
+/// is if all are of one size, and doubles its steps from there.
+fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
+    let Some(last) = blobs.last() else {
+        return Err(0);
+    };
+    let whole = u64::from(last.start()).max(1);
+    let guess = u64::from(start) * (blobs.len() as u64 - 1) / whole;
+    let guess = (guess as usize).min(blobs.len() - 1);
+    let (mut low, mut high) = match blobs[guess].start().cmp(&start) {
+        Ordering::Equal => return Ok(guess),
+        // The bounds stay outside of what is searched: below `low` all are less, from `high` on greater.
+        Ordering::Less => {
+            let (mut low, mut step) = (guess + 1, 1);
+            let high = loop {
+                match blobs.get(low + step - 1) {
+                    Some(known) if known.start() < start => low += step,
+                    Some(_) => break low + step,
+                    None => break blobs.len(),
+                }
+                step *= 2;
+            };
+            (low, high)
+        }
+        Ordering::Greater => {
+            let (mut high, mut step) = (guess, 1);
+            let low = loop {
+                match high.checked_sub(step) {
+                    Some(at) if blobs[at].start() > start => high = at,
+                    Some(at) => break at,
+                    None => break 0,
+                }
+                step *= 2;
+            };
+            (low, high)
+        }
+    };
+    while low < high {
+        let middle = low.midpoint(high);
+        match blobs[middle].start().cmp(&start) {
+            Ordering::Equal => return Ok(middle),
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    Err(low)
 }
 
 pub(super) struct Slab<E> {
@@ -83,15 +134,10 @@ impl<E> Slab<E> {
         };
         // Blobs come nearly in the order of their windows.
         let place = match self.blobs.last() {
-            Some(last) if last.start() >= start => {
-                match self
-                    .blobs
-                    .binary_search_by_key(&start, |known| known.start())
-                {
-                    Ok(_) => return false,
-                    Err(place) => place,
-                }
-            }
+            Some(last) if last.start() >= start => match place_of(&self.blobs, start) {
+                Ok(_) => return false,
+                Err(place) => place,
+            },
             _ => self.blobs.len(),
         };
         self.blobs.insert(place, known);
@@ -102,9 +148,7 @@ impl<E> Slab<E> {
 
     /// Marks the blob as dead whose window begins at block `start` and has so many blocks; whether it was alive.
     pub(super) fn kill(&mut self, start: u32, blocks: u64) -> bool {
-        let found = self
-            .blobs
-            .binary_search_by_key(&start, |known| known.start());
+        let found = place_of(&self.blobs, start);
         let Some(known) = found.ok().and_then(|at| self.blobs.get_mut(at)) else {
             return false;
         };
@@ -119,9 +163,7 @@ impl<E> Slab<E> {
 
     /// The checksum in the record of the blob whose window begins at block `start`.
     pub(super) fn checksum(&self, start: u32) -> Option<u32> {
-        let found = self
-            .blobs
-            .binary_search_by_key(&start, |known| known.start());
+        let found = place_of(&self.blobs, start);
         Some(self.blobs[found.ok()?].checksum)
     }
 
@@ -167,8 +209,8 @@ impl<E> Slab<E> {
         }
     }
 
-    /// What a checkpoint says of it.
-    pub(super) fn row(&self, number: u64) -> Row {
+    /// What a checkpoint says of it, with or without what is kept in memory.
+    pub(super) fn row(&self, number: u64, with_table: bool) -> Row {
         let records = self.records();
         let mut bits = vec![
             0;
@@ -190,7 +232,47 @@ impl<E> Slab<E> {
             in_directory: self.in_directory,
             tail: self.tail.clone(),
             dead: (self.dead > 0).then_some(bits),
+            table: with_table.then(|| Table {
+                live: u32::try_from(self.live).expect("a slab has fewer blocks"),
+                known: self
+                    .blobs
+                    .iter()
+                    .map(|known| (known.start(), known.checksum))
+                    .collect(),
+            }),
         }
+    }
+
+    /// A slab as it was when a checkpoint was written that has its table.
+    pub(super) fn from_table(
+        extent: Rc<E>,
+        row: &Row,
+        table: &Table,
+        slab_blocks: u64,
+    ) -> Result<Self, WrongRow> {
+        let mut slab = Self::new(extent, row.realm);
+        slab.in_directory = row.in_directory;
+        slab.tail = row.tail.clone();
+        slab.live = table.live.into();
+        slab.blobs = Vec::with_capacity(table.known.len());
+        let mut free = 0;
+        for (rank, &(start, checksum)) in table.known.iter().enumerate() {
+            if u64::from(start) < free || u64::from(start) >= slab_blocks {
+                return Err(WrongRow("a blob that reaches beyond its place"));
+            }
+            free = u64::from(start) + 1;
+            let is_dead = row.is_dead(rank);
+            slab.dead += u32::from(is_dead);
+            slab.blobs.push(Known {
+                word: start | if is_dead { DEAD } else { 0 },
+                checksum,
+            });
+        }
+        let blobs = slab.blobs();
+        if slab.live > slab_blocks || blobs > slab.live || (blobs == 0) != (slab.live == 0) {
+            return Err(WrongRow("more or fewer blocks than its blobs can have"));
+        }
+        Ok(slab)
     }
 
     /// A slab as it was when a checkpoint was written: `records` are those of its directory and of the row. Shows those
@@ -200,12 +282,14 @@ impl<E> Slab<E> {
         row: &Row,
         mut records: Vec<Record>,
         slab_blocks: u64,
-        mut show: impl FnMut(&Record) -> Result<(), WrongRow>,
+        mut show: impl FnMut(&Record),
     ) -> Result<Self, WrongRow> {
         let mut slab = Self::new(extent, row.realm);
         slab.in_directory = row.in_directory;
         slab.tail = row.tail.clone();
-        records.sort_unstable_by_key(|record| record.position);
+        if !records.is_sorted_by_key(|record| record.position) {
+            records.sort_unstable_by_key(|record| record.position);
+        }
         slab.blobs = Vec::with_capacity(records.len());
         let mut free = 0;
         for (rank, record) in records.iter().enumerate() {
@@ -217,8 +301,7 @@ impl<E> Slab<E> {
                 return Err(WrongRow("a blob that reaches beyond its place"));
             }
             free = start + record.blocks();
-            let is_dead = |bits: &Vec<u8>| bits[rank / 8] >> (rank % 8) & 1 == 1;
-            let is_dead = row.dead.as_ref().is_some_and(is_dead);
+            let is_dead = row.is_dead(rank);
             slab.blobs.push(Known {
                 word: start as u32 | if is_dead { DEAD } else { 0 },
                 checksum: record.checksum,
@@ -227,9 +310,40 @@ impl<E> Slab<E> {
                 slab.dead += 1;
             } else {
                 slab.live += record.blocks();
-                show(record)?;
+                show(record);
             }
         }
         Ok(slab)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn known(start: u32) -> Known {
+        Known {
+            word: start | if start.is_multiple_of(3) { DEAD } else { 0 },
+            checksum: start,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_blob_is_found_where_a_plain_search_finds_it(
+            starts in prop::collection::btree_set(0u32..5000, 0..400),
+            few in prop::collection::btree_set(0u32..SLAB_BLOCKS_MAX as u32, 0..40),
+        ) {
+            for starts in [starts, few] {
+                let blobs: Vec<_> = starts.iter().copied().map(known).collect();
+                let near = starts.iter().flat_map(|at| [at.saturating_sub(1), *at, at + 1]);
+                for start in near.chain([0, 4999, SLAB_BLOCKS_MAX as u32 - 1]) {
+                    let plain = blobs.binary_search_by_key(&start, |known| known.start());
+                    prop_assert_eq!(place_of(&blobs, start), plain);
+                }
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::error::{OpenError, StoreError};
 use super::log::Log;
 use super::reading::check_window;
 use super::record::Record;
-use super::recovery::read_directory;
+use super::scan::read_directory;
 use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
 
 /// A blob in a list.
@@ -63,6 +63,7 @@ impl<D: Drive> Log<D> {
         most: usize,
     ) -> Result<Page, StoreError> {
         self.check_realm(realm)?;
+        self.trusted().await?;
         let mut blobs = Vec::new();
         let mut number = Some(from.0 / self.layout.slab_blocks);
         while let Some(at) = self.next_slab(number, Some(realm)) {
@@ -84,6 +85,7 @@ impl<D: Drive> Log<D> {
     /// Reads blobs of all realms from a position on and checks them, until so many blocks were read. A blob that is
     /// damaged is not served any more, unless a later scrub finds it whole.
     pub async fn scrub(&self, from: Position, blocks: u64) -> Result<Scrubbed, StoreError> {
+        self.trusted().await?;
         let mut found = Scrubbed {
             blobs: 0,
             blocks: 0,

@@ -48,6 +48,7 @@ impl<D: Drive> Log<D> {
         fingerprint: Fingerprint,
     ) -> Result<Option<Claim<'_, D>>, StoreError> {
         self.check_open()?;
+        self.trusted().await?;
         loop {
             self.check_running()?;
             let other = {
@@ -100,6 +101,7 @@ impl<D: Drive> Log<D> {
         purpose: Purpose,
     ) -> Result<Taken<D::Extent>, StoreError> {
         let slab_blocks = self.layout.slab_blocks;
+        self.trusted().await?;
         loop {
             self.check_running()?;
             if self.is_ending.get() {

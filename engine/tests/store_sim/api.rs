@@ -76,6 +76,7 @@ impl Shape {
             blobs_max: self.blobs_max,
             realms: vec![RealmOptions::new(REALM)],
             clock,
+            ..OpenOptions::default()
         };
         let lease = Lease::new(self.blobs_max);
         let index = lease.1.clone();
