@@ -39,6 +39,9 @@ pub(crate) struct GateArgs {
     /// Folder on the disk that the store and its peers are measured on [default: the folder for temporary files]
     #[arg(long)]
     pub(crate) directory: Option<PathBuf>,
+    /// Blobs of the store that is stopped and killed, 4.3 KiB each on that disk
+    #[arg(long, default_value = "10M", value_parser = crate::size::parse)]
+    pub(crate) blobs: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +66,8 @@ pub(crate) enum GateError {
     Index(#[from] crate::index::IndexError),
     #[error(transparent)]
     Store(#[from] crate::store::StorePerfError),
+    #[error(transparent)]
+    Restart(#[from] crate::restart::RestartError),
 }
 
 /// One comparison and the ratio it must reach.
@@ -106,12 +111,10 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Index => Ok(crate::index::gate(args.rounds)?),
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
-            Ok(crate::store::gate(
-                rounds,
-                args.time,
-                &args.core_mask,
-                directory,
-            )?)
+            let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;
+            let directory = directory.unwrap_or_else(std::env::temp_dir);
+            let memory = PathBuf::from("/dev/shm");
+            Ok(crate::restart::measure(args.blobs, &directory, &memory)? && good)
         }
     }
 }

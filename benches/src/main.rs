@@ -16,6 +16,7 @@ mod latency;
 mod load;
 mod out;
 mod report;
+mod restart;
 mod ring;
 mod size;
 mod store;
@@ -46,6 +47,7 @@ enum Command {
     Ring(ring::RingArgs),
     Index(index::IndexArgs),
     Store(Box<store::StoreArgs>),
+    Restart(restart::RestartArgs),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Command::Store(args) => store::run(args).map(ended).map_err(Into::into),
+        Command::Restart(args) => restart::run(args).map(ended).map_err(Into::into),
         Command::Ec(args) => ec::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),

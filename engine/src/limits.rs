@@ -90,8 +90,8 @@ pub const DIRECTORY_BATCH: usize = 16;
 /// The largest slab: blocks fit beside the mark of the dead.
 pub const SLAB_BLOCKS_MAX: u64 = 1 << 24;
 
-/// Lines of an index that are verified before other tasks have a turn: some tens of microseconds.
-pub const VERIFIED_LINES: u64 = 256;
+/// Lines of an index that are verified before other tasks have a turn: some tenths of a millisecond.
+pub const VERIFIED_LINES: u64 = 2048;
 
 /// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
 pub const EVICTED_PART: u64 = 4;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use oriel_engine::reactor::{JoinHandle, spawn_local};
 use oriel_engine::store::{
-    BLOCK_BYTES, Drive, DriveError, ExtentName, FormatOptions, IndexError, Key, KeyKind, Log,
-    OpenError, OpenOptions, Put, RealmId, RealmOptions, SpdkBuf, SpdkDrive, SpdkDriveError,
+    BLOCK_BYTES, Drive, DriveError, ExtentName, FormatOptions, IndexError, KeepError, Key, KeyKind,
+    Log, OpenError, OpenOptions, Put, RealmId, RealmOptions, SpdkBuf, SpdkDrive, SpdkDriveError,
     SpdkExtent, StoreError, StoreId, format, index_in_memory, open, window_blocks,
 };
 use oriel_spdk::DmaBuf;
@@ -29,6 +29,10 @@ pub(crate) enum SideError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Index(#[from] IndexError),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    #[error(transparent)]
+    Region(#[from] oriel_dht::region::CloseError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -118,7 +122,7 @@ async fn wipe(device: &str) -> Result<(), SideError> {
 
 // ---- The store ----------------------------------------------------------------------------------------------------------
 
-pub(super) fn key(number: u64) -> Key {
+pub(crate) fn key(number: u64) -> Key {
     let mut bytes = [0; 32];
     for (word, place) in (1..).zip(bytes.chunks_exact_mut(8)) {
         place.copy_from_slice(&mix(number.wrapping_mul(4) + word).to_le_bytes());

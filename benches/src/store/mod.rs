@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::Args;
 use oriel_spdk::bdev::{Access, BdevDesc};
 
-pub(crate) use adapter::{Content, SideError};
+pub(crate) use adapter::{Content, SideError, key};
 pub(crate) use gate::gate;
 use load::Sizes;
 pub(crate) use peers::PeerError;
