@@ -96,6 +96,18 @@ pub const VERIFIED_LINES: u64 = 2048;
 /// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
 pub const EVICTED_PART: u64 = 4;
 
+/// Drives of a store.
+pub const DRIVES_MAX: usize = 256;
+
+/// Runs of positions that are leased to drives, over a store's whole life.
+pub const SLOTS_MAX: usize = 4096;
+
+/// A drive asks for more positions when less than one part in so many of its last run is left.
+pub const LEASE_LEFT_PART: u64 = 4;
+
+/// Bytes of a blob that go from drive to drive at once.
+pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
+
 const _: () = assert!(INBOX_SLOTS.is_power_of_two() && TASKS_MAX.is_power_of_two());
 const _: () = assert!(MESSAGES_PER_TURN <= INBOX_SLOTS && TASKS_PER_TURN <= TASKS_MAX);
 const _: () = assert!(BACKOFF_SLEEP_MIN.as_nanos() <= BACKOFF_SLEEP_MAX.as_nanos());

@@ -204,6 +204,11 @@ pub fn current_core() -> CoreId {
     here().core
 }
 
+/// The core whose reactor runs the caller, if one does.
+pub(crate) fn core_here() -> Option<CoreId> {
+    HERE.with(|here| here.borrow().as_ref().map(|local| local.core))
+}
+
 /// A handle to all reactors of the program.
 ///
 /// # Panics

@@ -41,6 +41,7 @@ mod tests;
 pub use executor::{JoinHandle, NoTaskSlot};
 pub use group::{Backoff, Finished, Hanging, OnHeld, ReactorConfig, RunError, start};
 pub use handle::{CoreId, ReactorHandle, RemoteError, RemoteHandle, SpawnError};
+pub(crate) use local::core_here;
 pub use local::{
     StopRequested, attach, attach_mailbox, current_core, handle, spawn_local, stop_requested,
     yield_now,

@@ -23,6 +23,7 @@ mod journal;
 mod keys;
 mod label;
 mod log;
+mod node;
 mod reading;
 mod record;
 mod recovery;
@@ -47,9 +48,14 @@ pub use format::{FormatOptions, format};
 pub use index_file::{IndexError, IndexFile, index_in_file, index_in_memory};
 pub use keys::KeepError;
 pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
+pub use node::{
+    ChangeError, DriveLabel, DriveNumber, DriveStat, Keeper, Loss, NodeDrive, NodeError,
+    NodeFormat, NodeOpenError, NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, Seat,
+    Sleep, Voters, format_node, open_node,
+};
 pub use record::{Record, window_blocks};
 pub use recovery::{OpenOptions, Phases, Recovery, open};
 pub use reserve::{Commit, Reserved};
-pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent};
+pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent, SpdkPayload};
 pub use types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId};
 pub use walk::{Damage, Listed, Page, Scrubbed};

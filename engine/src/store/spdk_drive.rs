@@ -23,6 +23,7 @@ mod layout;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
 
 use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, BlockRange, Channel, IoKind};
 use oriel_spdk::blob::{
@@ -31,9 +32,10 @@ use oriel_spdk::blob::{
 
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
 use super::format::FormatOptions;
+use super::node::NodeDrive;
 use super::types::BLOCK_BYTES;
 use buffer::IdleBuffers;
-pub use buffer::SpdkBuf;
+pub use buffer::{SpdkBuf, SpdkPayload};
 pub use error::SpdkDriveError;
 use layout::{cluster_bytes, decode_name, encode_name};
 
@@ -71,6 +73,8 @@ struct Inner {
     /// Extents that somebody holds.
     extents: RefCell<HashMap<BlobId, Weak<Open>>>,
     idle: Rc<IdleBuffers>,
+    /// Who waits for the device to be removed.
+    watcher: RefCell<Option<Waker>>,
 }
 
 /// A run of blocks of a drive. Clones are the same one.
@@ -186,6 +190,7 @@ impl SpdkDrive {
             })),
             extents: RefCell::default(),
             idle: Rc::default(),
+            watcher: RefCell::default(),
             device,
         });
         if watch.drive.set(Rc::downgrade(&inner)).is_err() {
@@ -237,6 +242,9 @@ impl Inner {
         }
         let attached = self.attached.borrow_mut().take();
         drop(attached);
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
     }
 
     fn gone(&self) -> DriveError {
@@ -451,5 +459,40 @@ impl Drive for SpdkDrive {
 
     async fn flush(&self) -> Result<(), DriveError> {
         self.inner.flush().await
+    }
+}
+
+impl NodeDrive for SpdkDrive {
+    type Payload = SpdkPayload;
+
+    fn payload(bytes: usize) -> Result<SpdkPayload, DriveError> {
+        SpdkPayload::new(bytes)
+    }
+
+    fn take(&self, payload: SpdkPayload) -> SpdkBuf {
+        SpdkBuf::from_payload(payload, &self.inner.idle)
+    }
+
+    fn give(buf: SpdkBuf) -> SpdkPayload {
+        buf.into_payload()
+    }
+
+    async fn removed(&self) {
+        std::future::poll_fn(|cx| {
+            if self.inner.attached.borrow().is_none() {
+                return Poll::Ready(());
+            }
+            let mut watcher = self.inner.watcher.borrow_mut();
+            match &mut *watcher {
+                Some(watcher) => watcher.clone_from(cx.waker()),
+                None => *watcher = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn close(self) -> Result<(), DriveError> {
+        SpdkDrive::close(self).await
     }
 }

@@ -37,6 +37,50 @@ impl SpdkBuf {
     }
 }
 
+impl SpdkBuf {
+    pub(super) fn from_payload(payload: SpdkPayload, idle: &Rc<IdleBuffers>) -> Self {
+        Self {
+            dma: Some(payload.dma),
+            bytes: payload.bytes,
+            idle: Rc::clone(idle),
+        }
+    }
+
+    pub(super) fn into_payload(mut self) -> SpdkPayload {
+        let dma = self.dma.take().expect("no request has it");
+        SpdkPayload {
+            dma,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Bytes that SPDK transfers, on their way between cores.
+pub struct SpdkPayload {
+    dma: DmaBuf,
+    bytes: usize,
+}
+
+impl SpdkPayload {
+    pub(super) fn new(bytes: usize) -> Result<Self, DriveError> {
+        let dma = DmaBuf::zeroed(bytes.max(BLOCK_BYTES), BLOCK_BYTES);
+        let dma = dma.map_err(|_| DriveError::NoMemory { bytes })?;
+        Ok(Self { dma, bytes })
+    }
+}
+
+impl AsRef<[u8]> for SpdkPayload {
+    fn as_ref(&self) -> &[u8] {
+        &self.dma[..self.bytes]
+    }
+}
+
+impl AsMut<[u8]> for SpdkPayload {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.dma[..self.bytes]
+    }
+}
+
 impl AsRef<[u8]> for SpdkBuf {
     fn as_ref(&self) -> &[u8] {
         let dma = self.dma.as_ref().expect("no request has it");

@@ -1,0 +1,260 @@
+//! Drives that come to a store and leave it while it is used.
+
+use std::time::Duration;
+
+use futures_channel::oneshot;
+
+use super::super::format::FormatOptions;
+use super::error::{ChangeError, Loss, NodeError, NodeOpenError};
+use super::keeper::{Keeper, Kept, State};
+use super::open::{check_slot, drive_error, label, present, stopped};
+use super::place::DriveNumber;
+use super::roster::Member;
+use super::seat::{NodeDrive, Seat};
+use crate::limits::DRIVES_MAX;
+
+/// How often it is looked whether the last reader of an emptied drive is gone.
+const READERS_PAUSE: Duration = Duration::from_millis(1);
+
+impl<D: NodeDrive> Keeper<D> {
+    fn check_writable(&self) -> Result<(), ChangeError> {
+        let state = self.state.borrow();
+        let voters = state.roster.voters(&present(&state.kept));
+        match voters.is_majority() {
+            true => Ok(()),
+            false => Err(NodeError::ReadOnly { voters }.into()),
+        }
+    }
+
+    pub(super) async fn add(
+        &self,
+        seat: &Seat<D>,
+        format: &FormatOptions,
+    ) -> Result<DriveNumber, ChangeError> {
+        self.check_writable()?;
+        let (store, slot_blocks, members) = {
+            let state = self.state.borrow();
+            let roster = &state.roster;
+            (roster.store, roster.slot_blocks, roster.members.len())
+        };
+        let own = seat
+            .call(|lane| async move { lane.ledger.read(&lane.drive).await })
+            .await;
+        let own = own.map_err(stopped).and_then(|own| own);
+        let own = own
+            .map_err(drive_error(label(seat, None)))
+            .map_err(ChangeError::Open)?;
+        let own = own.filter(|own| own.store == store);
+        let member = own.and_then(|own| self.state.borrow().roster.member(own.this).cloned());
+        if let Some(member) = member {
+            return self.add_again(seat, member.number).await;
+        }
+        check_slot(slot_blocks, format.slab_blocks)?;
+        if members == DRIVES_MAX {
+            let (drives, max) = (members + 1, DRIVES_MAX);
+            return Err(NodeOpenError::TooManyDrives { drives, max }.into());
+        }
+        let options = *format;
+        let prepared = seat.call(move |lane| async move { lane.prepare(store, &options).await });
+        let prepared = prepared
+            .await
+            .map_err(stopped)
+            .and_then(|prepared| prepared);
+        let capacity_blocks = prepared.map_err(drive_error(label(seat, None)))?;
+        let number = DriveNumber(self.state.borrow().roster.next);
+        let name = seat.name().clone();
+        let mut kept = Kept::new(number, Some(seat.clone()), name.clone());
+        kept.slab_blocks = format.slab_blocks;
+        self.state.borrow_mut().kept.push(kept);
+        self.commit(|roster| {
+            roster.next += 1;
+            roster.members.push(Member {
+                number,
+                capacity_blocks,
+                is_draining: false,
+                is_hungry: true,
+                is_voter: true,
+                name: name.to_string(),
+            });
+        })
+        .await;
+        self.take_in(seat, number).await?;
+        Ok(number)
+    }
+
+    /// Takes back a drive that was lost.
+    async fn add_again(
+        &self,
+        seat: &Seat<D>,
+        number: DriveNumber,
+    ) -> Result<DriveNumber, ChangeError> {
+        let before = {
+            let mut state = self.state.borrow_mut();
+            let drive = label(seat, Some(number));
+            let kept = state
+                .kept(number)
+                .ok_or(ChangeError::NoSuchDrive { number })?;
+            if kept.loss.is_none() {
+                return Err(ChangeError::InUse { drive });
+            }
+            (kept.seat.take(), kept.ended.take())
+        };
+        // What is left of it from before it was lost.
+        if let (Some(seat), ended) = before {
+            let _ = seat.call(|lane| async move { lane.finish() }).await;
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
+            let _ = seat.call(|lane| async move { lane.close().await }).await;
+            seat.give_up().await;
+        }
+        if let Some(kept) = self.state.borrow_mut().kept(number) {
+            kept.seat = Some(seat.clone());
+            kept.name = seat.name().clone();
+        }
+        self.take_in(seat, number).await?;
+        Ok(number)
+    }
+
+    /// Opens the log of a drive that came, and lets everybody know.
+    async fn take_in(&self, seat: &Seat<D>, number: DriveNumber) -> Result<(), ChangeError> {
+        let options = self.options.drive.clone();
+        let opened = seat.call(move |lane| async move { lane.open(&options).await });
+        let opened = opened.await.map_err(stopped).and_then(|opened| opened);
+        if let Err(error) = opened {
+            if let Some(kept) = self.state.borrow_mut().kept(number) {
+                kept.loss = Some(Loss::Unreadable(error.clone()));
+                kept.seat = None;
+            }
+            self.commit(|_| ()).await;
+            self.publish().await;
+            return Err(drive_error(label(seat, Some(number)))(error).into());
+        }
+        if let Some(kept) = self.state.borrow_mut().kept(number) {
+            kept.loss = None;
+        }
+        self.settle_in(number, seat).await;
+        self.commit(|roster| {
+            if let Some(member) = roster.member_mut(number) {
+                member.is_hungry = true;
+            }
+        })
+        .await;
+        self.give_leases(number, seat).await;
+        self.publish().await;
+        Ok(())
+    }
+
+    pub(super) async fn drain(&self, number: DriveNumber) -> Result<(), ChangeError> {
+        self.check_writable()?;
+        {
+            let mut state = self.state.borrow_mut();
+            let State { roster, .. } = &*state;
+            let takes = |member: &&Member| member.number != number && !member.is_draining;
+            let mut others: Vec<DriveNumber> = roster
+                .members
+                .iter()
+                .filter(takes)
+                .map(|member| member.number)
+                .collect();
+            let here = present(&state.kept);
+            others.retain(|number| here.contains(number));
+            let kept = state
+                .kept(number)
+                .ok_or(ChangeError::NoSuchDrive { number })?;
+            let drive = kept.label();
+            if kept.loss.is_some() {
+                return Err(ChangeError::CannotDrain { drive });
+            }
+            if others.is_empty() {
+                return Err(ChangeError::LastDrive { drive });
+            }
+        }
+        self.commit(|roster| {
+            if let Some(member) = roster.member_mut(number) {
+                member.is_draining = true;
+            }
+        })
+        .await;
+        self.publish().await;
+        Ok(())
+    }
+
+    pub(super) async fn forget(&self, number: DriveNumber) -> Result<(), ChangeError> {
+        {
+            let mut state = self.state.borrow_mut();
+            let kept = state
+                .kept(number)
+                .ok_or(ChangeError::NoSuchDrive { number })?;
+            let drive = kept.label();
+            if kept.loss.is_none() {
+                return Err(ChangeError::NotLost { drive });
+            }
+            // Whoever says so speaks for it.
+            let State { roster, kept } = &mut *state;
+            let mut without = roster.clone();
+            without.members.retain(|member| member.number != number);
+            let voters = without.voters(&present(kept));
+            if !voters.is_majority() {
+                return Err(NodeError::ReadOnly { voters }.into());
+            }
+            *roster = without;
+        }
+        self.commit(|_| ()).await;
+        let seat = {
+            let mut state = self.state.borrow_mut();
+            let at = state.kept.iter().position(|kept| kept.number == number);
+            at.map(|at| state.kept.swap_remove(at))
+        };
+        self.publish().await;
+        if let Some((seat, ended)) = seat.and_then(|kept| Some((kept.seat?, kept.ended))) {
+            self.part_with(seat, ended, false);
+        }
+        Ok(())
+    }
+
+    /// A drive holds nothing any more: it is not the store's from here on.
+    pub(super) async fn let_go(&self, number: DriveNumber) {
+        // The drive's own copy says so, too, which is why it may be wiped.
+        self.commit(|roster| roster.members.retain(|member| member.number != number))
+            .await;
+        let kept = {
+            let mut state = self.state.borrow_mut();
+            let at = state.kept.iter().position(|kept| kept.number == number);
+            at.map(|at| state.kept.swap_remove(at))
+        };
+        self.publish().await;
+        let Some(kept) = kept else {
+            return;
+        };
+        tracing::info!(drive = %kept.label(), "a drive is empty, and not the store's any more");
+        let is_well = kept.loss.is_none();
+        if let Some(seat) = kept.seat {
+            self.part_with(seat, kept.ended, is_well);
+        }
+    }
+
+    /// Closes a drive that nobody asks any more, once its last reader is gone.
+    fn part_with(&self, seat: Seat<D>, ended: Option<oneshot::Receiver<()>>, wipes: bool) {
+        let sleep = self.options.sleep.clone();
+        self.lanes.add(async move {
+            // Whatever fails here is tried again at the next start.
+            let _ = seat.call(|lane| async move { lane.finish() }).await;
+            if let Some(ended) = ended {
+                let _ = ended.await;
+            }
+            while let Ok(true) = seat.call(|lane| async move { lane.is_read() }).await {
+                sleep(READERS_PAUSE).await;
+            }
+            let closed = seat.call(move |lane| async move {
+                lane.drop_log();
+                if wipes && let Err(error) = lane.wipe().await {
+                    tracing::warn!(drive = %lane.name, %error, "an emptied drive could not be wiped");
+                }
+                lane.close().await
+            });
+            let _ = closed.await;
+            seat.give_up().await;
+        });
+    }
+}

@@ -1,0 +1,228 @@
+//! What can go wrong with a store of many drives. Every error of a drive names it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::super::drive::DriveError;
+use super::super::error::{OpenError, StoreError};
+use super::super::types::{Position, StoreId};
+use super::place::DriveNumber;
+use super::roster::Voters;
+
+/// A drive, as a person knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DriveLabel {
+    /// Its number in the store; none if it has none.
+    pub number: Option<DriveNumber>,
+    /// What it is called.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for DriveLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            Some(number) => write!(f, "drive {number} ('{}')", self.name),
+            None => write!(f, "the drive '{}'", self.name),
+        }
+    }
+}
+
+/// Why a drive is lost.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Loss {
+    /// It was not there at the start.
+    #[error("it was not there when the store was opened")]
+    Missing,
+    /// What is on it could not be read.
+    #[error("it could not be opened: {0}")]
+    Unreadable(OpenError),
+    /// It failed in use.
+    #[error("it failed: {0}")]
+    Failed(StoreError),
+    /// The core that it was used on has stopped.
+    #[error("its core has stopped")]
+    CoreStopped,
+}
+
+/// Why an operation was not done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The blob may be on a drive that is lost.
+    #[error(
+        "the blob may be on {drive}, which is lost ({loss}): bring the drive back, or forget it if its blobs may go"
+    )]
+    Lost {
+        /// Which drive.
+        drive: DriveLabel,
+        /// What happened to it.
+        loss: Loss,
+    },
+    /// Too few drives to change anything.
+    #[error(
+        "{} of the store's {} drives are here, too few to change anything: bring more of them back, or say which are gone for good",
+        .voters.here,
+        .voters.all
+    )]
+    ReadOnly {
+        /// Those that are here, and all.
+        voters: Voters,
+    },
+    /// Every drive is lost or being emptied.
+    #[error("no drive of the store takes blobs: add one")]
+    NoDrive,
+    /// The blob belongs on another drive by now.
+    #[error(
+        "{position} is not where the key's blob belongs any more, since drives came or went: reserve another window"
+    )]
+    Moved {
+        /// The window.
+        position: Position,
+    },
+    /// A window of no drive.
+    #[error("{position} was never handed out")]
+    NoSuchPosition {
+        /// The window.
+        position: Position,
+    },
+    /// Positions are used up.
+    #[error(
+        "{drive} has used up its positions, and the store has none left: copy the blobs into a new store"
+    )]
+    LogEnds {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// A drive refused or failed.
+    #[error("{drive}: {source}")]
+    Drive {
+        /// Which drive.
+        drive: DriveLabel,
+        /// Its words.
+        source: StoreError,
+    },
+    /// No memory for a buffer.
+    #[error(transparent)]
+    Memory(DriveError),
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closing,
+}
+
+/// Why a store was not made or opened.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeOpenError {
+    /// No drive was given, or none of them can be read.
+    #[error("none of the store's drives can be used: give at least one")]
+    NoDrives,
+    /// More drives than a store has.
+    #[error("{drives} drives are more than the {max} that a store has")]
+    TooManyDrives {
+        /// How many.
+        drives: usize,
+        /// The most there can be.
+        max: usize,
+    },
+    /// A drive that cannot be a part of this store.
+    #[error("{drive}: {source}")]
+    Drive {
+        /// Which drive.
+        drive: DriveLabel,
+        /// Why.
+        source: OpenError,
+    },
+    /// The same drive, or a copy of it.
+    #[error(
+        "'{first}' and '{second}' are the same drive, {number}, or one is a copy of the other: leave one out"
+    )]
+    Twice {
+        /// Its number.
+        number: DriveNumber,
+        /// One of the names.
+        first: Arc<str>,
+        /// The other.
+        second: Arc<str>,
+    },
+    /// Drives of several stores.
+    #[error(
+        "'{name}' belongs to the store {found}, and the others to {expected}: use the right drives"
+    )]
+    OtherStore {
+        /// The drive.
+        name: Arc<str>,
+        /// The store that is opened.
+        expected: StoreId,
+        /// Its own.
+        found: StoreId,
+    },
+    /// A drive that was taken out of the store.
+    #[error("{drive} was taken out of the store: wipe it to use it again")]
+    Forgotten {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// A drive whose formatting did not come to its end, or the only drive of a store that has no roster.
+    #[error(
+        "{drive} belongs to the store, which does not know it: leave it out, and add it when the store is open"
+    )]
+    Unknown {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// Slabs that do not fit the slots.
+    #[error(
+        "slots of {slot_blocks} blocks do not hold whole slabs of {slab_blocks}: use powers of two, the slot the larger"
+    )]
+    BadSlot {
+        /// Blocks of a slot.
+        slot_blocks: u64,
+        /// Blocks of a slab.
+        slab_blocks: u64,
+    },
+}
+
+/// Why the drives of a store were not changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Too few drives to change anything.
+    #[error(transparent)]
+    Refused(#[from] NodeError),
+    /// The new drive.
+    #[error(transparent)]
+    Open(#[from] NodeOpenError),
+    /// No such drive.
+    #[error("the store has no drive {number}")]
+    NoSuchDrive {
+        /// What was asked for.
+        number: DriveNumber,
+    },
+    /// The drive is in use.
+    #[error("{drive} is part of the store already")]
+    InUse {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// It cannot be emptied.
+    #[error(
+        "{drive} is lost, so nothing can be moved off it: bring it back, or forget it if its blobs may go"
+    )]
+    CannotDrain {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// The last drive that takes blobs.
+    #[error("{drive} is the only drive that takes blobs: add another one first")]
+    LastDrive {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+    /// A drive that works.
+    #[error("{drive} works: drain it, so that its blobs are kept")]
+    NotLost {
+        /// Which drive.
+        drive: DriveLabel,
+    },
+}

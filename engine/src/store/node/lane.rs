@@ -1,0 +1,490 @@
+//! One drive of a store, on its core: its log, and what others ask of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use oriel_dht::region::Section;
+
+use super::super::drive::DriveError;
+use super::super::error::{OpenError, StoreError};
+use super::super::log::{Log, LogStat, Put, RealmStat};
+use super::super::recovery::{OpenOptions, Recovery, open};
+use super::super::reserve::{Commit, Reserved};
+use super::super::types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId};
+use super::super::walk::Page;
+use super::gate::{Entered, Gate, Latched, Stale};
+use super::ledger::Ledger;
+use super::place::DriveNumber;
+use super::seat::NodeDrive;
+use super::table::{Command, Shared};
+use crate::limits::LEASE_LEFT_PART;
+
+/// What a lane did not do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Refused {
+    /// It was asked with an old table.
+    Stale,
+    /// The drive is lost, or not of the store any more.
+    Gone(StoreError),
+    /// It has used up its positions, and wants more.
+    NoLease,
+    /// The log's own words.
+    Error(StoreError),
+}
+
+impl From<Stale> for Refused {
+    fn from(_: Stale) -> Self {
+        Self::Stale
+    }
+}
+
+/// A change that is under way, and perhaps a key that nobody else changes.
+pub(super) struct Held<D> {
+    _key: Option<Latched>,
+    _entered: Entered,
+    _of: std::marker::PhantomData<D>,
+}
+
+/// Whose it is, for asking it for more positions.
+struct Owner<D: NodeDrive> {
+    number: DriveNumber,
+    shared: Arc<Shared<D>>,
+}
+
+pub(super) struct Lane<D: NodeDrive> {
+    pub(super) name: Arc<str>,
+    pub(super) drive: D,
+    pub(super) ledger: Ledger<D>,
+    index: Section,
+    log: RefCell<Option<Rc<Log<D>>>>,
+    gate: Rc<Gate>,
+    owner: RefCell<Option<Owner<D>>>,
+    /// The end of its positions for which more were asked for.
+    asked_at: Cell<u64>,
+    /// Keys of changes whose end nobody knows.
+    doubtful: RefCell<HashSet<(RealmId, Key)>>,
+}
+
+/// A change of a key, which is in doubt unless its end is known.
+struct Change<'a> {
+    doubtful: &'a RefCell<HashSet<(RealmId, Key)>>,
+    key: (RealmId, Key),
+    is_known: bool,
+}
+
+impl Change<'_> {
+    fn ended<T>(mut self, how: &Result<T, StoreError>) {
+        self.is_known = !matches!(how, Err(StoreError::Stopped { .. }));
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.doubtful.borrow_mut().insert(self.key);
+        }
+    }
+}
+
+type Returned<D, T> = (<D as NodeDrive>::Payload, Result<T, Refused>);
+
+impl<D: NodeDrive> Lane<D> {
+    pub(super) fn new(drive: D, index: Section, name: Arc<str>) -> Self {
+        Self {
+            name,
+            drive,
+            ledger: Ledger::default(),
+            index,
+            log: RefCell::new(None),
+            gate: Rc::default(),
+            owner: RefCell::new(None),
+            asked_at: Cell::new(0),
+            doubtful: RefCell::default(),
+        }
+    }
+
+    pub(super) async fn open(&self, options: &OpenOptions) -> Result<Recovery, OpenError> {
+        let index = self.index.clone();
+        let (log, recovery) = open(self.drive.clone(), index, options).await?;
+        self.log.replace(Some(Rc::new(log)));
+        Ok(recovery)
+    }
+
+    /// Whose it is from now on.
+    pub(super) fn belongs(&self, number: DriveNumber, shared: Arc<Shared<D>>) {
+        self.owner.replace(Some(Owner { number, shared }));
+    }
+
+    /// Runs the log until it is closed, or stops because the drive failed or was removed.
+    pub(super) async fn run(&self) -> Result<(), StoreError> {
+        let log = self.log()?;
+        let mut run = pin!(log.run());
+        let mut removed = pin!(self.drive.removed());
+        let mut is_removed = false;
+        poll_fn(|cx| {
+            if !is_removed && removed.as_mut().poll(cx).is_ready() {
+                is_removed = true;
+                let reason = DriveError::Failed {
+                    reason: format!("'{}' was removed", self.name),
+                };
+                log.stop(Vec::new(), reason);
+            }
+            run.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Lets [`run`](Self::run) come to its end.
+    pub(super) fn finish(&self) {
+        if let Ok(log) = self.log() {
+            log.close();
+        }
+    }
+
+    /// Whether somebody still has its log.
+    pub(super) fn is_read(&self) -> bool {
+        let log = self.log.borrow();
+        log.as_ref().is_some_and(|log| Rc::strong_count(log) > 1)
+    }
+
+    /// Lets go of the log, which nobody runs any more.
+    pub(super) fn drop_log(&self) {
+        self.log.take();
+    }
+
+    /// Lets go of the drive.
+    pub(super) async fn close(&self) -> Result<(), DriveError> {
+        self.drop_log();
+        self.ledger.drop_extents();
+        self.drive.clone().close().await
+    }
+
+    pub(super) fn log(&self) -> Result<Rc<Log<D>>, StoreError> {
+        self.log.borrow().clone().ok_or(StoreError::Closing)
+    }
+
+    fn live(&self) -> Result<Rc<Log<D>>, Refused> {
+        let log = self.log().map_err(Refused::Gone)?;
+        log.check_running().map_err(Refused::Gone)?;
+        Ok(log)
+    }
+
+    fn refused(&self, error: StoreError) -> Refused {
+        match error {
+            StoreError::Stopped { .. } | StoreError::Closing => Refused::Gone(error),
+            StoreError::LogEnds => Refused::NoLease,
+            // Whatever it was, the drive's being lost is the reason.
+            error => match self.live() {
+                Ok(_) => Refused::Error(error),
+                Err(gone) => gone,
+            },
+        }
+    }
+
+    // ---- Positions ------------------------------------------------------------------------------
+
+    pub(super) fn set_leases(&self, slabs: Vec<std::ops::Range<u64>>) -> Result<(), StoreError> {
+        self.log()?.state.borrow_mut().leases = Some(slabs);
+        Ok(())
+    }
+
+    /// Slabs that it may still make.
+    pub(super) fn slabs_left(&self) -> u64 {
+        let Ok(log) = self.log() else {
+            return 0;
+        };
+        let state = log.state.borrow();
+        let next = state.next_slab;
+        let left = |slabs: &std::ops::Range<u64>| slabs.end.saturating_sub(slabs.start.max(next));
+        state.leases.iter().flatten().map(left).sum()
+    }
+
+    /// Asks for more positions before they are used up.
+    fn look_after_lease(&self, log: &Log<D>) {
+        let (left, of_one, end) = {
+            let state = log.state.borrow();
+            let Some(last) = state.leases.as_ref().and_then(|leases| leases.last()) else {
+                return;
+            };
+            let left = last.end.saturating_sub(state.next_slab.max(last.start));
+            (left, last.end - last.start, last.end)
+        };
+        if left * LEASE_LEFT_PART < of_one
+            && self.asked_at.replace(end) != end
+            && let Some(owner) = &*self.owner.borrow()
+        {
+            let number = owner.number;
+            owner.shared.command(Command::Lease {
+                number,
+                reply: None,
+            });
+        }
+    }
+
+    fn change(&self, realm: RealmId, key: Key) -> Change<'_> {
+        Change {
+            doubtful: &self.doubtful,
+            key: (realm, key),
+            is_known: false,
+        }
+    }
+
+    /// Whether a blob of a drive that failed may be there when the drive comes back.
+    pub(super) fn may_have(&self, realm: RealmId, key: Key) -> bool {
+        let Ok(log) = self.log() else {
+            return true;
+        };
+        let state = log.state.borrow();
+        let is_known = state
+            .keys
+            .peek(state.keys.fingerprint(realm, &key))
+            .is_some();
+        is_known || !log.is_trusted.get() || self.doubtful.borrow().contains(&(realm, key))
+    }
+
+    // ---- Changes --------------------------------------------------------------------------------
+
+    pub(super) async fn hold(
+        &self,
+        version: u64,
+        key: Option<(RealmId, Key)>,
+    ) -> Result<Held<D>, Refused> {
+        let entered = self.gate.enter(version).await?;
+        self.live()?;
+        let key = match key {
+            Some(key) => Some(self.gate.latch(key).await),
+            None => None,
+        };
+        Ok(Held {
+            _key: key,
+            _entered: entered,
+            _of: std::marker::PhantomData,
+        })
+    }
+
+    pub(super) async fn put(
+        &self,
+        version: u64,
+        realm: RealmId,
+        key: (Key, KeyKind),
+        payload: D::Payload,
+        length: u64,
+    ) -> Returned<D, Put> {
+        let entered = self.hold(version, None).await;
+        let (entered, log) = match entered.and_then(|entered| Ok((entered, self.live()?))) {
+            Ok(both) => both,
+            Err(refused) => return (payload, Err(refused)),
+        };
+        let buf = self.drive.take(payload);
+        let change = self.change(realm, key.0);
+        let (buf, put) = log.put_buf(realm, key.0, key.1, buf, length).await;
+        change.ended(&put);
+        self.look_after_lease(&log);
+        drop(entered);
+        (D::give(buf), put.map_err(|error| self.refused(error)))
+    }
+
+    pub(super) async fn delete(
+        &self,
+        version: u64,
+        realm: RealmId,
+        key: Key,
+    ) -> Result<bool, Refused> {
+        let _entered = self.hold(version, None).await?;
+        let log = self.live()?;
+        let change = self.change(realm, key);
+        let deleted = log.delete(realm, key).await;
+        change.ended(&deleted);
+        deleted.map_err(|error| self.refused(error))
+    }
+
+    pub(super) async fn reserve(&self, realm: RealmId, length: u64) -> Result<Reserved, Refused> {
+        let log = self.live()?;
+        let reserved = log.reserve(realm, length).await;
+        self.look_after_lease(&log);
+        reserved.map_err(|error| self.refused(error))
+    }
+
+    pub(super) async fn write(
+        &self,
+        realm: RealmId,
+        position: Position,
+        payload: D::Payload,
+    ) -> Returned<D, ()> {
+        let log = match self.live() {
+            Ok(log) => log,
+            Err(refused) => return (payload, Err(refused)),
+        };
+        let buf = self.drive.take(payload);
+        let (buf, written) = log.write(realm, position, buf).await;
+        (D::give(buf), written.map_err(|error| self.refused(error)))
+    }
+
+    pub(super) async fn commit(
+        &self,
+        version: u64,
+        realm: RealmId,
+        commit: Commit,
+    ) -> Result<Put, Refused> {
+        let _entered = self.hold(version, None).await?;
+        let log = self.live()?;
+        let change = self.change(realm, commit.key);
+        let committed = log.commit(realm, &commit).await;
+        change.ended(&committed);
+        committed.map_err(|error| self.refused(error))
+    }
+
+    pub(super) fn abandon(&self, realm: RealmId, position: Position) -> bool {
+        self.log().is_ok_and(|log| log.abandon(realm, position))
+    }
+
+    // ---- Reads ----------------------------------------------------------------------------------
+
+    /// What is not there may have been moved by those who know a newer table.
+    fn unless_stale<T>(&self, version: u64, found: Option<T>) -> Result<Option<T>, Refused> {
+        match found {
+            None if self.gate.version() > version => Err(Refused::Stale),
+            found => Ok(found),
+        }
+    }
+
+    /// As of a drive that is read although it takes no changes any more, if it has failed.
+    pub(super) async fn read(
+        &self,
+        version: u64,
+        realm: RealmId,
+        key: Key,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        let log = self.log().map_err(Refused::Gone)?;
+        let read = log.read(realm, &key, offset, bytes).await;
+        self.unless_stale(version, read.map_err(|error| self.refused(error))?)
+    }
+
+    pub(super) async fn read_into(
+        &self,
+        version: u64,
+        realm: RealmId,
+        key: Key,
+        offset: u64,
+        payload: D::Payload,
+    ) -> Returned<D, Option<u64>> {
+        let log = match self.log() {
+            Ok(log) => log,
+            Err(error) => return (payload, Err(Refused::Gone(error))),
+        };
+        let buf = self.drive.take(payload);
+        let (buf, read) = log.read_into(realm, &key, offset, buf).await;
+        let read = read.map_err(|error| self.refused(error));
+        (
+            D::give(buf),
+            read.and_then(|read| self.unless_stale(version, read)),
+        )
+    }
+
+    pub(super) async fn locate(
+        &self,
+        version: u64,
+        realm: RealmId,
+        key: Key,
+    ) -> Result<Option<Location>, Refused> {
+        let log = self.log().map_err(Refused::Gone)?;
+        log.check_realm(realm).map_err(Refused::Error)?;
+        let mut located = log.locate(realm, &key);
+        if located.is_none() {
+            // An index that was taken over may miss it until it is verified.
+            log.trusted().await.map_err(|error| self.refused(error))?;
+            located = log.locate(realm, &key);
+        }
+        self.unless_stale(version, located)
+    }
+
+    /// Whether a blob is there, which does not count as a use of it.
+    pub(super) async fn has(&self, realm: RealmId, key: Key) -> Result<bool, Refused> {
+        let log = self.live()?;
+        log.check_realm(realm).map_err(Refused::Error)?;
+        log.trusted().await.map_err(|error| self.refused(error))?;
+        Ok(log.probe(realm, &[key]) != 0)
+    }
+
+    /// Bits of the keys that are there, which none of them is used by.
+    pub(super) fn probe(&self, version: u64, realm: RealmId, keys: &[Key]) -> Result<u64, Refused> {
+        let log = self.log().map_err(Refused::Gone)?;
+        let there = log.probe(realm, keys);
+        match self.gate.version() > version {
+            true => Err(Refused::Stale),
+            false => Ok(there),
+        }
+    }
+
+    pub(super) async fn list(
+        &self,
+        realm: RealmId,
+        from: Position,
+        most: usize,
+    ) -> Result<Page, Refused> {
+        let log = self.log().map_err(Refused::Gone)?;
+        let page = log.list(realm, from, most).await;
+        page.map_err(|error| self.refused(error))
+    }
+
+    pub(super) fn stat(&self) -> LogStat {
+        self.log()
+            .map_or_else(|_| LogStat::default(), |log| log.stat())
+    }
+
+    pub(super) fn realm_stat(&self, realm: RealmId) -> Option<RealmStat> {
+        self.log().ok()?.realm_stat(realm)
+    }
+
+    /// What its windows of each realm may take: the drive's share of the store's quotas.
+    pub(super) fn set_quotas(&self, shares: &[(RealmId, u64)]) {
+        let Ok(log) = self.log() else {
+            return;
+        };
+        let mut state = log.state.borrow_mut();
+        for (realm, share) in shares {
+            if let Some(realm) = state.realm(*realm) {
+                realm.options.quota_blocks = Some(*share);
+            }
+        }
+    }
+
+    // ---- Moves between drives -------------------------------------------------------------------
+
+    /// A blob's bytes, checked, in whole blocks.
+    pub(super) async fn export(
+        &self,
+        realm: RealmId,
+        key: Key,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Option<D::Payload>, Refused> {
+        let log = self.live()?;
+        let buf = self.drive.buffer(bytes.next_multiple_of(BLOCK_BYTES));
+        let buf = buf.map_err(|error| Refused::Error(error.into()))?;
+        let (buf, read) = log.read_into(realm, &key, offset, buf).await;
+        let read = read.map_err(|error| self.refused(error))?;
+        Ok(read.map(|_| D::give(buf)))
+    }
+
+    /// A window for a blob that comes from another drive. The store's quota is not exceeded by a move, so a drive's share
+    /// of it gives way.
+    pub(super) async fn import(&self, realm: RealmId, length: u64) -> Result<Reserved, Refused> {
+        match self.reserve(realm, length).await {
+            Err(Refused::Error(StoreError::OverQuota { .. })) => {}
+            other => return other,
+        }
+        let log = self.live()?;
+        if let Some(realm) = log.state.borrow_mut().realm(realm) {
+            let needed = realm.used_blocks + super::super::record::window_blocks(length);
+            realm.options.quota_blocks = Some(needed);
+        }
+        self.reserve(realm, length).await
+    }
+}

@@ -1,0 +1,223 @@
+//! Where a lane is: its core, and how others reach it there.
+//!
+//! Everything of a drive stays on one core. A [`Seat`] can be sent to any; work for the lane goes to it: a plain call where
+//! it is at home, otherwise a message to its reactor and one back. Without reactors (in tests) all is at home.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use futures_channel::oneshot;
+use oriel_dht::region::Section;
+
+use super::super::drive::{Drive, DriveError};
+use super::super::types::{Key, RealmId};
+use super::lane::{Held, Lane, Refused};
+use crate::reactor::{self, CoreId, SpawnError};
+
+/// What a store of many drives needs of a drive besides.
+#[expect(async_fn_in_trait, reason = "everything stays on one thread")]
+pub trait NodeDrive: Drive + Clone + 'static {
+    /// A buffer on its way between cores.
+    type Payload: AsRef<[u8]> + AsMut<[u8]> + Send + 'static;
+
+    /// A buffer of so many bytes, all zero, on any core.
+    fn payload(bytes: usize) -> Result<Self::Payload, DriveError>;
+
+    /// Makes it one of the drive's own.
+    fn take(&self, payload: Self::Payload) -> Self::Buf;
+
+    /// The way back.
+    fn give(buf: Self::Buf) -> Self::Payload;
+
+    /// Ends when the drive was removed; never, if that cannot be known.
+    async fn removed(&self);
+
+    /// Lets go of the drive in order.
+    async fn close(self) -> Result<(), DriveError>;
+}
+
+thread_local! {
+    static LANES: RefCell<HashMap<u64, Rc<dyn Any>>> = RefCell::default();
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A drive on the core where it was loaded. Clones are the same one.
+pub struct Seat<D> {
+    id: u64,
+    host: Option<CoreId>,
+    name: Arc<str>,
+    of: PhantomData<fn() -> D>,
+}
+
+impl<D> Clone for Seat<D> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id,
+            host: self.host,
+            name: self.name.clone(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<D> std::fmt::Debug for Seat<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Seat({})", self.name)
+    }
+}
+
+/// The lane's core has stopped, or nobody uses the drive any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NoLane;
+
+/// Keeps others from a lane, or from one of its keys, until it is dropped.
+#[expect(dead_code, reason = "dropping them is what they are for")]
+pub(super) enum Guard<D: NodeDrive> {
+    Here(Held<D>),
+    There(oneshot::Sender<()>),
+}
+
+impl<D: NodeDrive> Seat<D> {
+    /// Gives a drive of this core to a store, with the memory for its index.
+    pub fn new(drive: D, index: Section, name: &str) -> Self {
+        let name: Arc<str> = name.into();
+        let lane = Rc::new(Lane::new(drive, index, name.clone()));
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        LANES.with_borrow_mut(|lanes| lanes.insert(id, lane as Rc<dyn Any>));
+        Self {
+            id,
+            host: reactor::core_here(),
+            name,
+            of: PhantomData,
+        }
+    }
+
+    /// Lets go of a drive that no store uses, on its own core: none took it, or the keeper of the one that did was dropped.
+    pub fn release(self) {
+        LANES.with_borrow_mut(|lanes| lanes.remove(&self.id));
+    }
+
+    /// What the drive is called.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The core that it is used on.
+    pub fn core(&self) -> Option<CoreId> {
+        self.host
+    }
+
+    fn is_here(&self) -> bool {
+        self.host.is_none() || self.host == reactor::core_here()
+    }
+
+    /// Does some work where the lane is.
+    pub(super) async fn call<F, Fut, T>(&self, work: F) -> Result<T, NoLane>
+    where
+        F: FnOnce(Rc<Lane<D>>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        match self.is_here() {
+            true => Ok(work(lane(self.id)?).await),
+            false => self.send(work).await,
+        }
+    }
+
+    async fn send<F, Fut, T>(&self, work: F) -> Result<T, NoLane>
+    where
+        F: FnOnce(Rc<Lane<D>>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let core = self.host.ok_or(NoLane)?;
+        let id = self.id;
+        let reactors = reactor::handle();
+        let mut job = move || async move { Ok(work(lane(id)?).await) };
+        loop {
+            match reactors.spawn(core, "work for a drive of the store", job) {
+                Ok(result) => return result.await.unwrap_or(Err(NoLane)),
+                Err(SpawnError::Full { work, .. }) => job = work,
+                Err(_) => return Err(NoLane),
+            }
+            reactor::yield_now().await;
+        }
+    }
+
+    /// Has the lane run its log, as a task of its own where there are tasks.
+    pub(super) async fn call_task<F, Fut, T>(&self, work: F) -> Result<T, NoLane>
+    where
+        F: FnOnce(Rc<Lane<D>>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        match self.host {
+            None => Ok(work(lane(self.id)?).await),
+            Some(_) => self.send(work).await,
+        }
+    }
+
+    /// Has a place among those who change blobs under a version of the table, until the guard is dropped; with a key, to
+    /// the exclusion of all others who ask for it.
+    pub(super) async fn hold(
+        &self,
+        version: u64,
+        key: Option<(RealmId, Key)>,
+    ) -> Result<Result<Guard<D>, Refused>, NoLane> {
+        if self.is_here() {
+            let held = lane::<D>(self.id)?.hold(version, key).await;
+            return Ok(held.map(Guard::Here));
+        }
+        let (release, released) = oneshot::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let holding = self.send(move |lane| async move {
+            let held = lane.hold(version, key).await;
+            let (answer, held) = match held {
+                Ok(held) => (Ok(()), Some(held)),
+                Err(refused) => (Err(refused), None),
+            };
+            if tell.send(answer).is_ok() && held.is_some() {
+                // Whether it was dropped or sent, the guard is gone.
+                let _ = released.await;
+            }
+            drop(held);
+        });
+        // The message has to be under way; its end is that of the guard.
+        let mut holding = Box::pin(holding);
+        let mut told = told;
+        poll_fn(move |cx| {
+            let ended = holding.as_mut().poll(cx);
+            match std::pin::Pin::new(&mut told).poll(cx) {
+                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
+                Poll::Ready(Err(_)) => Poll::Ready(Err(NoLane)),
+                Poll::Pending if ended.is_ready() => Poll::Ready(Err(NoLane)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+        .map(|answer| answer.map(|()| Guard::There(release)))
+    }
+
+    /// The drive is not used any more.
+    pub(super) async fn give_up(&self) {
+        let id = self.id;
+        let forget = move |_| async move {
+            LANES.with_borrow_mut(|lanes| lanes.remove(&id));
+        };
+        // Where there is no lane any more there is nothing to forget.
+        let _ = self.call(forget).await;
+    }
+}
+
+fn lane<D: NodeDrive>(id: u64) -> Result<Rc<Lane<D>>, NoLane> {
+    let lane = LANES.with_borrow(|lanes| lanes.get(&id).cloned());
+    lane.and_then(|lane| lane.downcast().ok()).ok_or(NoLane)
+}
