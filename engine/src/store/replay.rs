@@ -51,6 +51,17 @@ impl<'a, D: Drive> Window<'a, D> {
     }
 }
 
+impl Header {
+    /// Where the journal that follows begins.
+    pub(super) fn tail(&self) -> Tail {
+        Tail {
+            epoch: self.epoch,
+            sequence: self.sequence,
+            block: 0,
+        }
+    }
+}
+
 /// Reads the journals of a store.
 pub(super) struct Replay<'a, D: Drive> {
     pub(super) drive: &'a D,
@@ -65,12 +76,7 @@ impl<D: Drive> Replay<'_, D> {
         header: &Header,
         state: &mut State<D::Extent>,
     ) -> Result<Tail, OpenError> {
-        let start = Tail {
-            epoch: header.epoch,
-            sequence: header.sequence,
-            block: 0,
-        };
-        let end = self.replay_journal(start, state).await?;
+        let end = self.replay_journal(header.tail(), state).await?;
         // The next checkpoint was begun before the power went, or not: its journal tells.
         let next = Tail {
             epoch: end.epoch + 1,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{PositionRange, Writer, raised, sum_of};
-use crate::index::address::CLASSES;
+use crate::index::address::{CLASSES, Hash};
 use crate::index::entry::{Entry, Fingerprint, Heat, Position};
 use crate::index::line::{self, Line};
 
@@ -122,14 +122,11 @@ impl Writer {
         let first = verifying.next;
         let end = first.saturating_add(lines).min(all);
         for number in first..end {
-            let line = self.checked_line(number)?;
-            for (_, slot) in line.entries() {
-                let (home, hash) = self.home_of(&slot);
-                if home != number {
-                    let hints = &mut verifying.counted[home as usize];
-                    *hints = raised(*hints, hash.class());
-                }
-            }
+            let counted = &mut verifying.counted;
+            let line = self.checked_line(number, |home, hash| {
+                let hints = &mut counted[home as usize];
+                *hints = raised(*hints, hash.class());
+            })?;
             verifying.sum = verifying.sum.wrapping_add(sum_of(&line));
             verifying.entries += line.entries().count() as u64;
         }
@@ -164,7 +161,7 @@ impl Writer {
         if !covers(hints, counted) {
             return false;
         }
-        let Some(line) = self.checked_line(number) else {
+        let Some(line) = self.checked_line(number, |_, _| {}) else {
             return false;
         };
         self.part().set_hints(number, counted);
@@ -176,20 +173,25 @@ impl Writer {
         true
     }
 
-    fn checked_line(&self, number: u64) -> Option<Line> {
+    /// A line that is right, each key of which is at home there or can be found there; shows the homes of the latter.
+    fn checked_line(&self, number: u64, mut show: impl FnMut(u64, Hash)) -> Option<Line> {
         let part = self.part();
         let (first, content) = line::own(part.line(number));
         let line = Line::check(number, first, &content).ok()?;
         for (at, slot) in line.entries() {
             let (home, hash) = self.home_of(&slot);
-            let other = self.shape().other(self.table.seeds, home, hash.turn());
-            let findable =
-                number == home || (number == other && part.hint(home, hash.class()) != 0);
+            if home != number {
+                let other = self.shape().other(self.table.seeds, home, hash.turn());
+                if number != other || part.hint(home, hash.class()) == 0 {
+                    return None;
+                }
+                show(home, hash);
+            }
             // A key that is there twice would have two answers.
             let twice = line
                 .entries()
                 .any(|(other, twin)| other != at && twin.fingerprint == slot.fingerprint);
-            if !findable || twice {
+            if twice {
                 return None;
             }
         }
