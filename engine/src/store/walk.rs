@@ -50,6 +50,8 @@ pub struct Scrubbed {
     pub blocks: u64,
     /// Those that are damaged.
     pub damaged: Vec<Damage>,
+    /// Why slabs could not be looked at.
+    pub unreadable: Vec<StoreError>,
     /// Where to go on; `None` at the end.
     pub next: Option<Position>,
 }
@@ -83,13 +85,15 @@ impl<D: Drive> Log<D> {
     }
 
     /// Reads blobs of all realms from a position on and checks them, until so many blocks were read. A blob that is
-    /// damaged is not served any more, unless a later scrub finds it whole.
+    /// damaged is not served any more, unless a later scrub finds it whole. Slabs whose directories cannot be read are passed
+    /// over, and said to be.
     pub async fn scrub(&self, from: Position, blocks: u64) -> Result<Scrubbed, StoreError> {
         self.trusted().await?;
         let mut found = Scrubbed {
             blobs: 0,
             blocks: 0,
             damaged: Vec::new(),
+            unreadable: Vec::new(),
             next: None,
         };
         let mut number = Some(from.0 / self.layout.slab_blocks);
@@ -103,7 +107,15 @@ impl<D: Drive> Log<D> {
             let Some((realm, extent)) = slab else {
                 continue;
             };
-            for record in self.live_records(at, from).await? {
+            let records = match self.live_records(at, from).await {
+                Ok(records) => records,
+                Err(error) => {
+                    tracing::error!(slab = at, %error, "a slab cannot be looked at");
+                    found.unreadable.push(error);
+                    continue;
+                }
+            };
+            for record in records {
                 if found.blocks >= blocks {
                     found.next = Some(record.position);
                     return Ok(found);

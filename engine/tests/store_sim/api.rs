@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use oriel_dht::region::Section;
+use oriel_dht::region::{History, Section};
 use oriel_engine::clock::Clock;
 use oriel_engine::store::{
     Commit, FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Position, Put,
@@ -20,18 +20,27 @@ thread_local! {
 }
 
 /// An index's memory, which goes back when the store is gone.
-struct Lease(u64, Section);
+pub(crate) struct Lease(u64, Section);
 
 impl Lease {
-    fn new(blobs_max: u64) -> Self {
+    pub(crate) fn new(blobs_max: u64) -> Self {
         let idle = INDEXES.with_borrow_mut(|idle| {
             let at = idle.iter().position(|(of, _)| *of == blobs_max)?;
-            Some(idle.swap_remove(at).1)
+            // Whatever it says of its past is over.
+            Some(idle.swap_remove(at).1.handed_on(History::Unclean))
         });
         Self(
             blobs_max,
             idle.unwrap_or_else(|| index_in_memory(blobs_max).unwrap()),
         )
+    }
+}
+
+impl Lease {
+    /// The memory as the next run finds it that knows how the last one ended.
+    fn handed_on(mut self, history: History) -> Self {
+        self.1 = self.1.clone().handed_on(history);
+        self
     }
 }
 
@@ -78,17 +87,46 @@ impl Shape {
             clock,
             ..OpenOptions::default()
         };
-        let lease = Lease::new(self.blobs_max);
+        Self::open_on(drive, Lease::new(self.blobs_max), &options).await
+    }
+
+    async fn open_on(
+        drive: SimDrive,
+        lease: Lease,
+        options: &OpenOptions,
+    ) -> Result<(Store, Recovery), OpenError> {
         let index = lease.1.clone();
-        let (log, recovery) = oriel_engine::store::open(drive, index, &options).await?;
-        Ok((Store { log, _lease: lease }, recovery))
+        let (log, recovery) = oriel_engine::store::open(drive, index, options).await?;
+        Ok((Store { log, lease }, recovery))
+    }
+
+    /// Opens the store of a simulation, with memory of its own for the index or that of the life before.
+    pub(crate) async fn open_with(
+        &self,
+        drive: SimDrive,
+        clock: Clock,
+        realms: &[RealmOptions],
+        index: Option<(Lease, History)>,
+    ) -> Result<(Store, Recovery), OpenError> {
+        let options = OpenOptions {
+            store: Some(Self::STORE),
+            blobs_max: self.blobs_max,
+            realms: realms.to_vec(),
+            clock,
+            keeps_index: index.is_some(),
+        };
+        let lease = match index {
+            Some((lease, history)) => lease.handed_on(history),
+            None => Lease::new(self.blobs_max),
+        };
+        Self::open_on(drive, lease, &options).await
     }
 }
 
 /// A store that is open.
 pub(crate) struct Store {
-    log: Log<SimDrive>,
-    _lease: Lease,
+    pub(crate) log: Log<SimDrive>,
+    lease: Lease,
 }
 
 impl Store {
@@ -116,6 +154,33 @@ impl Store {
 
     pub(crate) async fn reserve(&self, length: u64) -> Result<Reserved, StoreError> {
         self.log.reserve(REALM, length).await
+    }
+
+    /// Ends it, with the index left for the next run; the index's memory.
+    pub(crate) fn keep_index(self) -> Result<Lease, String> {
+        let kept = self.log.keep_index();
+        kept.map(|()| self.lease).map_err(|error| error.to_string())
+    }
+
+    /// Ends it as it is; the index's memory.
+    pub(crate) fn into_lease(self) -> Lease {
+        self.lease
+    }
+
+    /// Every key of a realm, page by page.
+    pub(crate) async fn list_of(
+        &self,
+        realm: RealmId,
+        most: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let mut keys = Vec::new();
+        let mut from = Some(Position(0));
+        while let Some(at) = from {
+            let page = self.log.list(realm, at, most).await?;
+            keys.extend(page.blobs.iter().map(|blob| blob.key));
+            from = page.next;
+        }
+        Ok(keys)
     }
 
     /// Writes whole blocks.

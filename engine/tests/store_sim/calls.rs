@@ -1,5 +1,6 @@
 //! The inside of a simulated drive: the calls under way, what they do when they end, and what a crash leaves of them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -119,6 +120,8 @@ pub(super) struct State {
     pub(super) flushed_frames: usize,
     pub(super) frames: Vec<Frame>,
     pub(super) blocks: u64,
+    /// The least that was free when somebody asked.
+    pub(super) least_free: Cell<u64>,
     pub(super) crash_at: Option<u64>,
     pub(super) has_crashed: bool,
     pub(super) remove_at: Option<u64>,
@@ -143,6 +146,7 @@ impl State {
             flushed_frames: 0,
             frames: Vec::new(),
             blocks,
+            least_free: Cell::new(u64::MAX),
             crash_at: None,
             has_crashed: false,
             remove_at: None,
@@ -308,6 +312,9 @@ impl State {
         match what {
             What::Extents => Ok(Given::Extents(self.now.extents().collect())),
             What::Create(name, blocks) => {
+                if strikes(|faults| faults.no_room) {
+                    return Err(DriveError::NoRoom { blocks });
+                }
                 if strikes(|faults| faults.write_errors) {
                     return Err(DriveError::Failed {
                         reason: format!("no {name} today"),

@@ -42,6 +42,10 @@ impl Simulation {
                 continue;
             }
             self.note(|report| report.operations += 1);
+            if self.random(|rng| rng.in_thousand(self.plan.others)) {
+                self.other(store, drive, number).await;
+                continue;
+            }
             let chance = self.random(|rng| rng.below(1000));
             let (puts, deletes) = (self.plan.puts, self.plan.deletes);
             let operation = async {
@@ -74,13 +78,15 @@ impl Simulation {
         let value = self.random(|rng| self.blobs.next(number, self.length_max, rng));
         let bytes = self.blobs.bytes(value);
         let (key, kind) = self.blobs.key(number);
-        let id = self.oracle.borrow_mut().begin(number, Op::Put(value));
-        let put = store.put(key, kind, &bytes).await;
+        let realm = self.blobs.realm(number).id;
+        let id = self.begin(store, drive, number, Op::Put(value));
+        let put = store.log.put(realm, key, kind, &bytes).await;
+        self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &put {
             Ok(Put::Created) => oracle.end(number, id, |did| did == Did::Create),
             Ok(Put::AlreadyThere) => oracle.end(number, id, |did| did == Did::FindThere),
-            Err(error) => match self.is_uncertain(error, drive) {
+            Err(error) => match self.is_uncertain(error, store, drive, number) {
                 Ok(true) => {
                     oracle.doubt(number, id);
                     Ok(())
@@ -103,10 +109,11 @@ impl Simulation {
         let mut bytes = self.blobs.bytes(value);
         let length = bytes.len() as u64;
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
-        let reserved = match store.reserve(length).await {
+        let realm = self.blobs.realm(number).id;
+        let reserved = match store.log.reserve(realm, length).await {
             Ok(reserved) => reserved,
             Err(error) => {
-                let explained = self.is_uncertain(&error, drive).map(|_| ());
+                let explained = self.is_uncertain(&error, store, drive, number).map(|_| ());
                 return self.check(explained, || format!("reserve for {number}: {error:?}"));
             }
         };
@@ -120,10 +127,10 @@ impl Simulation {
             let count = self.random(|rng| rng.between(1, left)) as usize;
             let part = &bytes[block * BLOCK_BYTES..(block + count) * BLOCK_BYTES];
             let at = Position(reserved.position.0 + block as u64);
-            if let Err(error) = store.write(at, part.to_vec()).await {
+            if let Err(error) = store.log.write(realm, at, part.to_vec()).await.1 {
                 let explained = match is_gone(&error) {
                     true => Ok(()),
-                    false => self.is_uncertain(&error, drive).map(|_| ()),
+                    false => self.is_uncertain(&error, store, drive, number).map(|_| ()),
                 };
                 return self.check(explained, || format!("write for {number}: {error:?}"));
             }
@@ -131,7 +138,7 @@ impl Simulation {
         }
         match self.random(|rng| rng.below(10)) {
             0 => {
-                let given_up = store.abandon(reserved.position);
+                let given_up = store.log.abandon(realm, reserved.position);
                 let passed =
                     given_up || has_passed() || drive.is_removed() || self.drive_may_fail();
                 let wrong = passed.then_some(()).ok_or("it was not reserved".into());
@@ -149,8 +156,9 @@ impl Simulation {
             checksum: None,
         };
         let was_late = has_passed();
-        let id = self.oracle.borrow_mut().begin(number, Op::Put(value));
-        let put = store.commit(&commit).await;
+        let id = self.begin(store, drive, number, Op::Put(value));
+        let put = store.log.commit(realm, &commit).await;
+        self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &put {
             Ok(_) if was_late => Err("its deadline had passed".into()),
@@ -161,7 +169,7 @@ impl Simulation {
             Err(StoreError::OtherContent { .. }) if !drive.harm().is_empty() => {
                 oracle.refuse(number, id)
             }
-            Err(error) => match self.is_uncertain(error, drive) {
+            Err(error) => match self.is_uncertain(error, store, drive, number) {
                 Ok(true) => {
                     oracle.doubt(number, id);
                     Ok(())
@@ -175,12 +183,14 @@ impl Simulation {
     }
 
     pub(super) async fn delete(&self, store: &Store, drive: &SimDrive, number: usize) {
-        let id = self.oracle.borrow_mut().begin(number, Op::Delete);
-        let deleted = store.delete(self.blobs.key(number).0).await;
+        let realm = self.blobs.realm(number).id;
+        let id = self.begin(store, drive, number, Op::Delete);
+        let deleted = store.log.delete(realm, self.blobs.key(number).0).await;
+        self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &deleted {
             Ok(was_there) => oracle.end(number, id, |did| did == Did::Delete(*was_there)),
-            Err(error) => match self.is_uncertain(error, drive) {
+            Err(error) => match self.is_uncertain(error, store, drive, number) {
                 Ok(true) => {
                     oracle.doubt(number, id);
                     Ok(())
@@ -201,8 +211,11 @@ impl Simulation {
         offset: u64,
         count: u64,
     ) {
-        let id = self.oracle.borrow_mut().begin(number, Op::Read);
-        let read = store.read(&self.blobs.key(number).0, offset, count).await;
+        let realm = self.blobs.realm(number).id;
+        let key = self.blobs.key(number).0;
+        let id = self.begin(store, drive, number, Op::Read);
+        let read = store.log.read(realm, &key, offset, count).await;
+        self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &read {
             Ok(read) => oracle.end(number, id, |did| match did {
@@ -225,7 +238,10 @@ impl Simulation {
                     false => Err(format!("only this has suffered: {:?}", drive.harm())),
                 }
             }
-            Err(error) => match self.is_uncertain(error, drive) {
+            Err(StoreError::Quarantined { .. }) if self.may_be_quarantined(number) => {
+                oracle.end(number, id, |did| matches!(did, Did::See(Some(_))))
+            }
+            Err(error) => match self.is_uncertain(error, store, drive, number) {
                 Ok(_) => oracle.refuse(number, id),
                 Err(wrong) => Err(wrong),
             },
@@ -238,7 +254,13 @@ impl Simulation {
     }
 
     /// Whether an operation that failed may have had its effect; an error where it should not have failed.
-    fn is_uncertain(&self, error: &StoreError, drive: &SimDrive) -> Result<bool, String> {
+    pub(super) fn is_uncertain(
+        &self,
+        error: &StoreError,
+        store: &Store,
+        drive: &SimDrive,
+        number: usize,
+    ) -> Result<bool, String> {
         let may_fail = self.drive_may_fail() || drive.is_removed();
         match error {
             StoreError::Full => {
@@ -246,6 +268,15 @@ impl Simulation {
                 Ok(false)
             }
             StoreError::TooManyBlobs { blobs } if *blobs >= self.plan.shape.blobs_max => Ok(false),
+            StoreError::OverQuota { quota, .. } => {
+                let realm = self.blobs.realm(number);
+                let used = store.log.realm_stat(realm.id).map(|stat| stat.used_blocks);
+                let is_full = used.is_some_and(|used| used + self.plan.shape.slab_blocks > *quota);
+                match realm.quota_blocks == Some(*quota) && is_full {
+                    true => Ok(false),
+                    false => Err(format!("{used:?} blocks are used")),
+                }
+            }
             StoreError::Drive(_) if may_fail => {
                 self.note(|report| report.failed += 1);
                 Ok(false)

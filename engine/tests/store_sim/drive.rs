@@ -92,6 +92,11 @@ impl SimDrive {
         self.0.borrow().durable.clone()
     }
 
+    /// The least that was free in this life when somebody asked.
+    pub(crate) fn least_free(&self) -> u64 {
+        self.0.borrow().least_free.get()
+    }
+
     /// Everything that may be on the drive if its power goes now.
     pub(crate) fn images(&self) -> Vec<Image> {
         self.0.borrow().images()
@@ -178,7 +183,9 @@ impl Drive for SimDrive {
             _ => 0,
         });
         let used = state.now.used_blocks() + under_way.sum::<u64>();
-        state.blocks.saturating_sub(used)
+        let free = state.blocks.saturating_sub(used);
+        state.least_free.set(state.least_free.get().min(free));
+        free
     }
 
     async fn extents(&self) -> Result<Vec<(ExtentName, Self::Extent)>, DriveError> {

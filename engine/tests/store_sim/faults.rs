@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use oriel_engine::clock::Moment;
 use oriel_engine::store::ExtentName;
 
 use super::world::{Rng, World};
@@ -15,6 +16,10 @@ pub(crate) struct Faults {
     pub(crate) write_errors: u64,
     /// A flush says that it failed; what it was to make durable is so in part.
     pub(crate) flush_errors: u64,
+    /// An extent is not made, for want of room that nobody knew of.
+    pub(crate) no_room: u64,
+    /// Every other time of this length nothing goes wrong; all the time, if it is 0.
+    pub(crate) burst_nanos: u64,
     /// A bit of what is on the drive changes.
     pub(crate) rot: u64,
     /// A write says that it is done and is not carried out.
@@ -46,12 +51,18 @@ impl Temper {
     }
 
     pub(crate) fn strikes(&self, chances: u64) -> bool {
-        chances > 0 && self.random(|rng| rng.in_thousand(chances))
+        chances > 0 && !self.is_calm() && self.random(|rng| rng.in_thousand(chances))
+    }
+
+    fn is_calm(&self) -> bool {
+        let nanos = self.world.clock().now().since(Moment::START).as_nanos() as u64;
+        let turn = nanos.checked_div(self.faults.burst_nanos);
+        turn.is_some_and(|turn| turn % 2 == 1)
     }
 
     pub(crate) fn latency(&self) -> u64 {
         let nanos = self.random(|rng| rng.between(1, self.nanos_max));
-        match self.strikes(self.slow) {
+        match self.random(|rng| rng.in_thousand(self.slow)) {
             true => nanos * 100,
             false => nanos,
         }

@@ -11,11 +11,14 @@
 //!   written to its end. The operations in it are lost without a word; wrong bytes are not given out for that.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use oriel_engine::store::{ExtentName, Key, OpenError, StoreError};
+use oriel_dht::region::History;
+use oriel_engine::clock::Clock;
+use oriel_engine::store::{ExtentName, Key, OpenError, RealmId, StoreError};
 
-use super::api::Store;
+use super::api::{Lease, Store};
 use super::drive::SimDrive;
 use super::faults::{Faults, Temper};
 use super::image::Image;
@@ -37,6 +40,13 @@ pub(crate) struct Report {
     /// The newest frame had suffered, and nobody can know.
     pub(crate) undetectable: u64,
     pub(crate) removed: u64,
+    pub(crate) evicted: u64,
+    pub(crate) pins: u64,
+    pub(crate) lists: u64,
+    pub(crate) scrubbed: u64,
+    pub(crate) quarantined: u64,
+    /// Indexes taken over from the life before.
+    pub(crate) adopted: u64,
     pub(crate) calls: u64,
 }
 
@@ -51,6 +61,12 @@ impl Report {
         self.unopenable += other.unopenable;
         self.undetectable += other.undetectable;
         self.removed += other.removed;
+        self.evicted += other.evicted;
+        self.pins += other.pins;
+        self.lists += other.lists;
+        self.scrubbed += other.scrubbed;
+        self.quarantined += other.quarantined;
+        self.adopted += other.adopted;
         self.calls += other.calls;
     }
 }
@@ -65,6 +81,14 @@ pub(crate) struct Simulation {
     /// The first thing that was wrong.
     pub(super) wrong: RefCell<Option<String>>,
     pub(super) closing: Cell<bool>,
+    /// Blobs that the store says it has evicted in this life.
+    pub(super) evicted: Cell<u64>,
+    /// Scrubs under way.
+    pub(super) scrubs: Cell<u64>,
+    /// Keys whose blobs were found damaged in this life.
+    pub(super) quarantined: RefCell<BTreeSet<usize>>,
+    /// The index's memory and what is said of its last use, where it outlasts a life.
+    index: RefCell<Option<(Lease, History)>>,
 }
 
 /// How a life ended.
@@ -99,6 +123,10 @@ impl Simulation {
             report: RefCell::default(),
             wrong: RefCell::new(None),
             closing: Cell::new(false),
+            evicted: Cell::new(0),
+            scrubs: Cell::new(0),
+            quarantined: RefCell::default(),
+            index: RefCell::new(None),
         };
         simulation.lives(drive)?;
         Ok(simulation.report.into_inner())
@@ -162,13 +190,20 @@ impl Simulation {
     /// What may be left by a crash has to hold what it may hold.
     fn look(&self, drive: SimDrive) -> Result<(), String> {
         self.note(|report| report.images += 1);
-        let (store, _) = run_one(self.plan.shape.open(drive))
+        let realms = &self.plan.realms;
+        let open = self
+            .plan
+            .shape
+            .open_with(drive, Clock::manual(), realms, None);
+        let (store, _) = run_one(open)
             .ok_or("opening does not end")?
             .map_err(|error| error.to_string())?;
         let mut there = 0;
         for number in 0..self.plan.keys {
             let key = self.blobs.key(number).0;
-            let read = run_one(store.read(&key, 0, u64::MAX)).ok_or("reading does not end")?;
+            let realm = self.blobs.realm(number).id;
+            let read = store.log.read(realm, &key, 0, u64::MAX);
+            let read = run_one(read).ok_or("reading does not end")?;
             let read = read.map_err(|error| error.to_string())?;
             there += u64::from(read.is_some());
             let allowed = self.oracle.borrow().after_crash(number);
@@ -180,22 +215,8 @@ impl Simulation {
                 ));
             }
         }
-        let most = self.random(|rng| rng.between(1, 8)) as usize;
-        let listed = run_one(store.list(most)).ok_or("listing does not end")?;
-        let mut listed = listed.map_err(|error| error.to_string())?;
-        listed.sort_unstable();
-        let keys = (0..self.plan.keys).map(|number| self.blobs.key(number).0);
-        let mut known: Vec<Key> = keys.clone().filter(|key| store.is_there(key)).collect();
-        known.sort_unstable();
-        if listed != known {
-            return Err(format!("{listed:?} are listed, and {known:?} are there"));
-        }
-        let keys: Vec<Key> = keys.collect();
-        for (number, key) in keys.iter().enumerate() {
-            let bit = store.probe(&keys) >> number & 1 == 1;
-            if bit != store.is_there(key) {
-                return Err(format!("a probe says {bit} of key {number}"));
-            }
+        for realm in self.plan.realms.iter().map(|realm| realm.id) {
+            self.look_at_realm(&store, realm)?;
         }
         match store.stat().blobs {
             blobs if blobs == there => Ok(()),
@@ -203,12 +224,40 @@ impl Simulation {
         }
     }
 
+    fn look_at_realm(&self, store: &Store, realm: RealmId) -> Result<(), String> {
+        let most = self.random(|rng| rng.between(1, 8)) as usize;
+        let listed = run_one(store.list_of(realm, most)).ok_or("listing does not end")?;
+        let mut listed = listed.map_err(|error| error.to_string())?;
+        listed.sort_unstable();
+        let its = |number: &usize| self.blobs.realm(*number).id == realm;
+        let keys = (0..self.plan.keys).filter(its);
+        let keys: Vec<Key> = keys.map(|number| self.blobs.key(number).0).collect();
+        let is_there = |key: &Key| store.log.locate(realm, key).is_some();
+        let mut known = keys.clone();
+        known.retain(is_there);
+        known.sort_unstable();
+        if listed != known {
+            return Err(format!("{listed:?} are listed, and {known:?} are there"));
+        }
+        for (place, key) in keys.iter().enumerate() {
+            let bit = store.log.probe(realm, &keys) >> place & 1 == 1;
+            if bit != is_there(key) {
+                return Err(format!("a probe says {bit} of {key}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the store; `None` where the drive explains why not.
     fn open(&self, drive: &SimDrive) -> Result<Result<Store, End>, String> {
-        let open =
-            self.plan
-                .shape
-                .open_as(drive.clone(), super::api::Shape::STORE, self.world.clock());
+        let (shape, realms) = (&self.plan.shape, &self.plan.realms);
+        let index = self.index.take();
+        let fresh = || (Lease::new(shape.blobs_max), History::Fresh);
+        let index = index.or_else(|| self.plan.keeps_index.then(fresh));
+        let open = shape.open_with(drive.clone(), self.world.clock(), realms, index);
+        self.evicted.set(0);
+        self.scrubs.set(0);
+        self.quarantined.borrow_mut().clear();
         let undetectable = drive.end_of_journal_is_harmed();
         let Some(opened) = run_one_in(Some(&self.world), open) else {
             return match drive.has_crashed() {
@@ -221,7 +270,10 @@ impl Simulation {
             self.forget_what_is_there();
         }
         match opened {
-            Ok((store, _)) => Ok(Ok(store)),
+            Ok((store, recovery)) => {
+                self.note(|report| report.adopted += u64::from(recovery.is_adopted));
+                Ok(Ok(store))
+            }
             Err(error) if drive.is_removed() && matches!(error, OpenError::Drive(_)) => {
                 self.note(|report| report.removed += 1);
                 Ok(Err(End::Over))
@@ -252,7 +304,7 @@ impl Simulation {
 
     pub(super) fn drive_may_fail(&self) -> bool {
         let faults = &self.plan.faults;
-        faults.read_errors + faults.write_errors + faults.flush_errors > 0
+        faults.read_errors + faults.write_errors + faults.flush_errors + faults.no_room > 0
     }
 
     /// What is there is not known any more, apart from what can be.
@@ -288,9 +340,16 @@ impl Simulation {
         }
         let ended = run_in(Some(&self.world), &mut tasks);
         drop(tasks);
+        self.sync(&store, drive);
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }
+        let ran = ran.into_inner();
+        if matches!(ran, Some(Ok(()))) && !drive.has_crashed() {
+            self.count(&store, drive)?;
+            self.quotas(&store)?;
+        }
+        self.end_index(store, matches!(ran, Some(Ok(()))))?;
         if drive.has_crashed() {
             return Ok(End::Crashed);
         }
@@ -299,11 +358,8 @@ impl Simulation {
                 "something hangs: which of the tasks have ended: {ended:?}"
             ));
         }
-        match ran.into_inner() {
-            Some(Ok(())) => {
-                self.count(&store, drive)?;
-                Ok(End::Closed)
-            }
+        match ran {
+            Some(Ok(())) => Ok(End::Closed),
             Some(Err(StoreError::Stopped { .. })) if drive.is_removed() => {
                 self.note(|report| report.removed += 1);
                 Ok(End::Over)
@@ -313,6 +369,21 @@ impl Simulation {
             Some(Err(error)) => Err(format!("the store stopped: {error}")),
             None => Err("the journal's writer has not ended".into()),
         }
+    }
+
+    /// Leaves the index for the next life, or as the crash left it, of which whoever keeps the memory may know or not.
+    fn end_index(&self, store: Store, is_closed: bool) -> Result<(), String> {
+        if !self.plan.keeps_index {
+            return Ok(());
+        }
+        let knows = self.random(|rng| rng.in_thousand(500));
+        let index = match is_closed {
+            true => (store.keep_index()?, History::Clean),
+            false if knows => (store.into_lease(), History::Unclean),
+            false => (store.into_lease(), History::Clean),
+        };
+        self.index.replace(Some(index));
+        Ok(())
     }
 
     /// The drive holds the extents of a store that is closed, and no others.
@@ -369,6 +440,9 @@ impl Simulation {
     }
 
     async fn empty(&self, store: &Store, drive: &SimDrive) {
+        if self.plan.others > 0 {
+            self.scrub(store, drive).await;
+        }
         for number in 0..self.plan.keys {
             self.read(store, drive, number, 0, u64::MAX).await;
         }
@@ -394,7 +468,8 @@ impl Simulation {
         let mut created = 0;
         for number in 0..self.plan.keys.min(2) {
             self.put(store, drive, number).await;
-            created += u64::from(store.is_there(&self.blobs.key(number).0));
+            let (key, realm) = (self.blobs.key(number).0, self.blobs.realm(number).id);
+            created += u64::from(store.log.locate(realm, &key).is_some());
         }
         let is_full = self.report.borrow().full > before;
         if is_full || created == 0 {

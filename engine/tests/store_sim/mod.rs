@@ -9,7 +9,7 @@
 //!  api.rs      the one place that calls the store
 //!  oracle.rs   what must be there
 //!  plan.rs     what a seed decides                       life.rs    a store in use, from crash to crash
-//!  client.rs   what its users do
+//!  client.rs   what its users do                         others.rs  and what else
 //! ```
 #![allow(
     dead_code,
@@ -24,6 +24,7 @@ pub(crate) mod faults;
 pub(crate) mod image;
 pub(crate) mod life;
 pub(crate) mod oracle;
+pub(crate) mod others;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod world;

@@ -6,9 +6,12 @@
 //!
 //! An operation takes effect at one instant between its call and its answer, and is durable from then on. The one exception
 //! is a delete, whose key is gone for others before that is durable: `lost` is the blob that a crash may bring back, until
-//! the delete is answered or a later blob of the key is there, which comes behind it in the journal.
+//! the delete is answered or a later blob of the key is there, which comes behind it in the journal. The same goes for blobs
+//! of a cache that were evicted, which may happen to those that nobody has pinned, and only when the store counts it.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use oriel_engine::clock::Moment;
 
 /// Names the bytes of a blob.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,6 +20,9 @@ pub(crate) struct Value(pub(crate) u32);
 /// Names an operation under way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct OpId(u64);
+
+/// Whatever evicts.
+const EVICTION: OpId = OpId(u64::MAX);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Op {
@@ -71,16 +77,42 @@ impl Course {
         next.done.insert(id, did);
         next
     }
+
+    /// The blob is evicted now, if there is one.
+    fn evicted(&self) -> Option<Self> {
+        let value = self.there?;
+        Some(Self {
+            there: None,
+            lost: Some((EVICTION, value)),
+            done: self.done.clone(),
+        })
+    }
+}
+
+/// What keeps a blob of a cache from being evicted.
+#[derive(Clone, Copy, Debug)]
+struct Pin {
+    until: Moment,
+    blocks: u64,
+    /// Nobody has begun to take the blob away since.
+    is_certain: bool,
 }
 
 struct History {
     courses: BTreeSet<Course>,
     under_way: BTreeMap<OpId, Op>,
+    pin: Option<Pin>,
+    /// Goes up with everything that may change what is there.
+    version: u64,
 }
 
 impl History {
     /// All courses that operations under way may lead to, the present ones among them.
     fn all_courses(&self) -> BTreeSet<Course> {
+        self.courses_with(false)
+    }
+
+    fn courses_with(&self, evictions: bool) -> BTreeSet<Course> {
         let mut found = self.courses.clone();
         let mut next: Vec<Course> = found.iter().cloned().collect();
         while let Some(course) = next.pop() {
@@ -91,6 +123,11 @@ impl History {
                         next.push(later);
                     }
                 }
+            }
+            if let Some(later) = course.evicted().filter(|_| evictions)
+                && found.insert(later.clone())
+            {
+                next.push(later);
             }
         }
         found
@@ -108,6 +145,8 @@ impl Oracle {
         let nothing = || History {
             courses: [Course::starting_with(None)].into(),
             under_way: BTreeMap::new(),
+            pin: None,
+            version: 0,
         };
         Self {
             keys: (0..keys).map(|_| nothing()).collect(),
@@ -118,7 +157,16 @@ impl Oracle {
     pub(crate) fn begin(&mut self, key: usize, op: Op) -> OpId {
         let id = OpId(self.begun);
         self.begun += 1;
-        self.keys[key].under_way.insert(id, op);
+        let history = &mut self.keys[key];
+        history.under_way.insert(id, op);
+        if op != Op::Read {
+            history.version += 1;
+        }
+        if op == Op::Delete
+            && let Some(pin) = &mut history.pin
+        {
+            pin.is_certain = false;
+        }
         id
     }
 
@@ -187,6 +235,45 @@ impl Oracle {
         history.courses.extend(undone);
     }
 
+    /// Blobs of a cache have been evicted since the last time, this one perhaps among them.
+    pub(crate) fn evicted(&mut self, key: usize, now: Moment) {
+        let history = &mut self.keys[key];
+        let pinned = |pin: &Pin| pin.is_certain && pin.until > now;
+        if !history.pin.as_ref().is_some_and(pinned) {
+            history.courses = history.courses_with(true);
+            history.version += 1;
+        }
+    }
+
+    /// The blob is pinned, which the store has just said.
+    pub(crate) fn pin(&mut self, key: usize, until: Moment, blocks: u64) {
+        let history = &mut self.keys[key];
+        let deletes = || history.under_way.values().any(|op| *op == Op::Delete);
+        history.pin = Some(Pin {
+            until,
+            blocks,
+            is_certain: !deletes(),
+        });
+    }
+
+    pub(crate) fn unpin(&mut self, key: usize) {
+        self.keys[key].pin = None;
+    }
+
+    /// Whether the blob is pinned: certainly not, perhaps, certainly; and its blocks.
+    pub(crate) fn pinned(&self, key: usize, now: Moment) -> Option<(bool, u64)> {
+        let pin = self.keys[key].pin.filter(|pin| pin.until > now)?;
+        Some((pin.is_certain, pin.blocks))
+    }
+
+    /// Whether a blob is there, if that is certain, and what changes when that may change.
+    pub(crate) fn certain(&self, key: usize) -> Option<(bool, u64)> {
+        let history = &self.keys[key];
+        let there: BTreeSet<bool> = self.now(key).iter().map(Option::is_some).collect();
+        let only = there.first().filter(|_| there.len() == 1)?;
+        Some((*only, history.version))
+    }
+
     /// What may be there.
     pub(crate) fn now(&self, key: usize) -> BTreeSet<Option<Value>> {
         let courses = self.keys[key].all_courses();
@@ -207,6 +294,7 @@ impl Oracle {
     pub(crate) fn settle(&mut self, key: usize, there: BTreeSet<Option<Value>>) {
         let history = &mut self.keys[key];
         history.under_way.clear();
+        history.version += 1;
         history.courses = there.into_iter().map(Course::starting_with).collect();
     }
 
@@ -214,6 +302,7 @@ impl Oracle {
         for key in 0..self.keys.len() {
             let there = self.after_crash(key);
             self.settle(key, there);
+            self.keys[key].pin = None;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use oriel_engine::store::{BLOCK_BYTES, Key, KeyKind};
+use oriel_engine::store::{BLOCK_BYTES, Key, KeyKind, Policy, RealmId, RealmOptions};
 
 use super::api::Shape;
 use super::faults::Faults;
@@ -14,6 +14,12 @@ use super::world::Rng;
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
+    /// Each has every so-manieth key.
+    pub(crate) realms: Vec<RealmOptions>,
+    /// The index's memory outlasts a life.
+    pub(crate) keeps_index: bool,
+    /// In a thousand: pins, lists, scrubs and the like.
+    pub(crate) others: u64,
     pub(crate) keys: usize,
     pub(crate) clients: usize,
     /// Times that the store is opened before the last time.
@@ -47,17 +53,20 @@ impl Plan {
         // Half of all seeds have no fault but crashes; the others one or two.
         if rng.in_thousand(500) {
             for _ in 0..rng.between(1, 2) {
-                match rng.below(6) {
+                match rng.below(7) {
                     0 => faults.read_errors = rate,
                     1 => faults.write_errors = rate,
                     2 => faults.flush_errors = rate,
                     3 => faults.rot = rate,
                     4 => faults.lost = rate,
+                    5 => faults.no_room = rate,
                     _ => faults.misdirected = rate,
                 }
             }
         }
+        faults.burst_nanos = rng.one_of(&[0, 0, 10_000, 1_000_000]);
         let lives = rng.between(1, 5);
+        let realms = realms(rng, slab_blocks);
         let journal_blocks = rng.one_of(&[16, 17, 20, 33, 64]);
         Self {
             seed,
@@ -71,6 +80,9 @@ impl Plan {
                     _ => 1000,
                 },
             },
+            realms,
+            keeps_index: rng.in_thousand(300),
+            others: rng.one_of(&[0, 100, 250]),
             keys: keys as usize,
             clients: rng.between(1, 8) as usize,
             lives,
@@ -87,6 +99,24 @@ impl Plan {
     }
 }
 
+/// Half of all stores have one realm without a quota, as simple as can be; the others up to three of all kinds.
+fn realms(rng: &mut Rng, slab_blocks: u64) -> Vec<RealmOptions> {
+    let simple = RealmOptions::new(RealmId(7));
+    if rng.in_thousand(500) {
+        return vec![simple];
+    }
+    let realm = |rng: &mut Rng, id| RealmOptions {
+        id: RealmId(id),
+        quota_blocks: rng
+            .in_thousand(500)
+            .then(|| rng.between(slab_blocks, 6 * slab_blocks)),
+        cache: rng.one_of(&[None, Some(Policy::Lru), Some(Policy::S3Fifo)]),
+        ..simple
+    };
+    let count = rng.between(1, 3) as u16;
+    (7..7 + count).map(|id| realm(rng, id)).collect()
+}
+
 struct Blob {
     key: usize,
     length: u64,
@@ -96,6 +126,7 @@ struct Blob {
 /// The keys and the blobs of a simulation.
 pub(crate) struct Blobs {
     keys: Vec<(Key, KeyKind)>,
+    realms: Vec<RealmOptions>,
     all: RefCell<Vec<Blob>>,
 }
 
@@ -103,6 +134,7 @@ impl Blobs {
     pub(crate) fn new(plan: &Plan, length_max: u64, rng: &mut Rng) -> Self {
         let mut blobs = Self {
             keys: Vec::new(),
+            realms: plan.realms.clone(),
             all: RefCell::default(),
         };
         for number in 0..plan.keys {
@@ -114,7 +146,9 @@ impl Blobs {
                     (Key::of_content(&blobs.bytes(value)), KeyKind::Content)
                 }
                 false => {
-                    let name = blake3::hash(&(number as u64).to_le_bytes());
+                    // Realms have keys in common.
+                    let name = (number / plan.realms.len()) as u64;
+                    let name = blake3::hash(&name.to_le_bytes());
                     (Key::new(*name.as_bytes()), KeyKind::Name)
                 }
             };
@@ -125,6 +159,10 @@ impl Blobs {
 
     pub(crate) fn key(&self, number: usize) -> (Key, KeyKind) {
         self.keys[number]
+    }
+
+    pub(crate) fn realm(&self, number: usize) -> RealmOptions {
+        self.realms[number % self.realms.len()]
     }
 
     /// Something to put under a key.

@@ -1,0 +1,336 @@
+//! What clients do besides putting, reading and deleting; and what is looked at whenever they do anything.
+
+use std::time::Duration;
+
+use oriel_engine::limits::{PIN_TIME_MAX, PINNED_PART};
+use oriel_engine::store::{Key, Position, StoreError};
+
+use super::api::Store;
+use super::drive::SimDrive;
+use super::life::Simulation;
+use super::oracle::{Did, Op, OpId};
+
+impl Simulation {
+    pub(super) fn begin(&self, store: &Store, drive: &SimDrive, number: usize, op: Op) -> OpId {
+        self.sync(store, drive);
+        self.oracle.borrow_mut().begin(number, op)
+    }
+
+    /// Tells the oracle of evictions, and looks whether there was a reason for them; whether quotas are kept.
+    pub(super) fn sync(&self, store: &Store, drive: &SimDrive) {
+        let evicted = store.log.stat().blobs_evicted;
+        let before = self.evicted.replace(evicted);
+        // A slab's room is needed beside what is kept free: two slabs, and twice a checkpoint with the journal's records.
+        let shape = &self.plan.shape;
+        let kept = 2 * shape.slab_blocks + 2 * (shape.journal_blocks + 32);
+        let is_low = drive.least_free() < kept || self.plan.faults.no_room > 0;
+        if evicted > before {
+            self.note(|report| report.evicted += evicted - before);
+            let mut oracle = self.oracle.borrow_mut();
+            for number in 0..self.plan.keys {
+                if self.blobs.realm(number).cache.is_some() {
+                    oracle.evicted(number, self.world.clock().now());
+                }
+            }
+            drop(oracle);
+            let mut caches = self
+                .plan
+                .realms
+                .iter()
+                .filter(|realm| realm.cache.is_some());
+            let reason = is_low || caches.any(|realm| realm.quota_blocks.is_some());
+            let wrong = reason
+                .then_some(())
+                .ok_or("with room for everything".into());
+            self.check(wrong, || format!("{} blobs evicted", evicted - before));
+        }
+        // Compaction takes windows before it gives others up, and does so only when there is no room.
+        if !is_low {
+            self.check(self.quotas(store), || "quotas".into());
+        }
+    }
+
+    pub(super) fn quotas(&self, store: &Store) -> Result<(), String> {
+        for realm in &self.plan.realms {
+            let stat = store
+                .log
+                .realm_stat(realm.id)
+                .ok_or("a realm is not there")?;
+            if stat
+                .quota_blocks
+                .is_some_and(|quota| stat.used_blocks > quota)
+            {
+                return Err(format!("{} takes more than its quota: {stat:?}", realm.id));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn other(&self, store: &Store, drive: &SimDrive, number: usize) {
+        match self.random(|rng| rng.below(8)) {
+            0..3 => self.pin(store, drive, number),
+            3 => self.unpin(store, drive, number),
+            4 => self.read_elsewhere(store, drive, number).await,
+            5 => self.list(store, drive, number).await,
+            6 => self.scrub(store, drive).await,
+            _ => self.probe(store, drive),
+        }
+    }
+
+    fn pin(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let (key, realm) = (self.blobs.key(number).0, self.blobs.realm(number));
+        let time = self.random(|rng| rng.between(1, 1000 * self.plan.nanos_max));
+        let id = self.begin(store, drive, number, Op::Read);
+        let now = self.world.clock().now();
+        let pinned = store.log.pin(realm.id, &key, Duration::from_nanos(time));
+        let blocks = store
+            .log
+            .locate(realm.id, &key)
+            .map(|location| oriel_engine::store::window_blocks(location.length));
+        let mut oracle = self.oracle.borrow_mut();
+        let of_realm = (0..self.plan.keys).filter(|other| self.blobs.realm(*other).id == realm.id);
+        let pins: Vec<(usize, (bool, u64))> = of_realm
+            .filter_map(|other| Some((other, oracle.pinned(other, now)?)))
+            .collect();
+        let others = pins.iter().filter(|(other, _)| *other != number);
+        let all: u64 = others.clone().map(|(_, (_, blocks))| blocks).sum();
+        let certain: u64 = others
+            .filter(|(_, (is_certain, _))| *is_certain)
+            .map(|(_, (_, blocks))| blocks)
+            .sum();
+        let used = store
+            .log
+            .realm_stat(realm.id)
+            .map_or(0, |stat| stat.used_blocks);
+        let most = realm.quota_blocks.unwrap_or(used) / PINNED_PART;
+        let explained = match (&pinned, blocks) {
+            (Ok(Some(until)), Some(blocks)) => {
+                self.report.borrow_mut().pins += 1;
+                let expected = now + Duration::from_nanos(time).min(PIN_TIME_MAX);
+                let seen = oracle.end(number, id, |did| matches!(did, Did::See(Some(_))));
+                oracle.pin(number, *until, blocks);
+                match (*until == expected, certain + blocks <= most) {
+                    (true, true) => seen,
+                    (false, _) => Err("another time was asked for".into()),
+                    (_, false) => Err(format!("{certain} of {most} blocks were pinned")),
+                }
+            }
+            (Ok(None), None) => oracle.end(number, id, |did| did == Did::See(None)),
+            (Err(StoreError::TooManyPins { .. }), Some(blocks)) if all + blocks > most => {
+                oracle.end(number, id, |did| matches!(did, Did::See(Some(_))))
+            }
+            _ => Err(format!("{all} of {most} blocks were pinned, at {blocks:?}")),
+        };
+        drop(oracle);
+        self.check(explained, || format!("pin of {number}: {pinned:?}"));
+    }
+
+    fn unpin(&self, store: &Store, drive: &SimDrive, number: usize) {
+        self.sync(store, drive);
+        let (key, realm) = (self.blobs.key(number).0, self.blobs.realm(number).id);
+        let was = store.log.unpin(realm, &key);
+        let mut oracle = self.oracle.borrow_mut();
+        let expected = oracle.pinned(number, self.world.clock().now());
+        oracle.unpin(number);
+        drop(oracle);
+        let explained = match expected {
+            Some((true, _)) if !was => Err("it was pinned".into()),
+            _ => Ok(()),
+        };
+        self.check(explained, || format!("unpin of {number}"));
+    }
+
+    /// A key of one realm is nothing in another, unless that has the same key.
+    async fn read_elsewhere(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let key = self.blobs.key(number).0;
+        let its = |realm, other: usize| {
+            self.blobs.realm(other).id == realm && self.blobs.key(other).0 == key
+        };
+        for realm in &self.plan.realms {
+            let same = (0..self.plan.keys).find(|other| its(realm.id, *other));
+            match same {
+                Some(other) => self.read(store, drive, other, 0, u64::MAX).await,
+                None => {
+                    let read = store.log.read(realm.id, &key, 0, u64::MAX).await;
+                    let nothing = read == Ok(None) || drive.is_removed();
+                    let wrong = nothing.then_some(()).ok_or("it is of another realm".into());
+                    self.check(wrong, || {
+                        format!("read of {number} in {}: {read:?}", realm.id)
+                    });
+                }
+            }
+        }
+    }
+
+    /// What is there all the time is listed, and what is not there all the time is not.
+    async fn list(&self, store: &Store, drive: &SimDrive, number: usize) {
+        let realm = self.blobs.realm(number).id;
+        self.sync(store, drive);
+        let certain = || -> Vec<_> {
+            let oracle = self.oracle.borrow();
+            (0..self.plan.keys)
+                .map(|number| oracle.certain(number))
+                .collect()
+        };
+        let before = certain();
+        let most = self.random(|rng| rng.between(1, 8)) as usize;
+        let listed = store.list_of(realm, most).await;
+        self.sync(store, drive);
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                let explained = self.is_directory(&error, drive);
+                return self.check(explained, || format!("list of {realm}: {error:?}"));
+            }
+        };
+        self.note(|report| report.lists += 1);
+        let mut explained = Ok(());
+        for (number, (before, after)) in before.into_iter().zip(certain()).enumerate() {
+            let (Some((there, version)), Some(after)) = (before, after) else {
+                continue;
+            };
+            let is_its = self.blobs.realm(number).id == realm;
+            let is_listed = listed.contains(&self.blobs.key(number).0);
+            if is_its && (there, version) == after && is_listed != there {
+                explained = Err(format!(
+                    "key {number} is listed: {is_listed}; there: {there}"
+                ));
+            }
+        }
+        let known = |key: &Key| {
+            (0..self.plan.keys).any(|number| {
+                self.blobs.realm(number).id == realm && self.blobs.key(number).0 == *key
+            })
+        };
+        if let Some(stranger) = listed.iter().find(|key| !known(key)) {
+            explained = Err(format!("{stranger} is of another realm"));
+        }
+        self.check(explained, || format!("list of {realm}"));
+    }
+
+    /// Walks need directories, which a drive may have spoilt.
+    fn is_directory(&self, error: &StoreError, drive: &SimDrive) -> Result<(), String> {
+        let may_fail = self.drive_may_fail() || drive.is_removed();
+        match error {
+            StoreError::Drive(_) | StoreError::Stopped { .. } if may_fail => Ok(()),
+            StoreError::Directory { .. } if self.plan.faults.corrupt() => Ok(()),
+            _ => Err("there is no reason for this".into()),
+        }
+    }
+
+    pub(super) fn may_be_quarantined(&self, number: usize) -> bool {
+        self.scrubs.get() > 0 || self.quarantined.borrow().contains(&number)
+    }
+
+    fn number_of(&self, damage: &oriel_engine::store::Damage) -> Option<usize> {
+        (0..self.plan.keys).find(|number| {
+            let same = self.blobs.key(*number).0 == damage.key;
+            same && self.blobs.realm(*number).id == damage.realm
+        })
+    }
+
+    /// What a scrub finds has suffered, and is not served as good after that.
+    pub(super) async fn scrub(&self, store: &Store, drive: &SimDrive) {
+        self.sync(store, drive);
+        self.scrubs.set(self.scrubs.get() + 1);
+        let blocks = self.random(|rng| match rng.below(2) {
+            0 => u64::MAX,
+            _ => rng.between(1, 64),
+        });
+        let (mut next, mut damaged) = (Some(Position(0)), Vec::new());
+        let mut explained = Ok(());
+        while let Some(from) = next {
+            match store.log.scrub(from, blocks).await {
+                Ok(found) => {
+                    self.note(|report| report.scrubbed += found.blobs);
+                    next = found.next;
+                    for error in found.unreadable {
+                        explained = self
+                            .is_directory(&error, drive)
+                            .map_err(|wrong| format!("{error:?}: {wrong}"))
+                            .and(explained);
+                    }
+                    damaged.extend(found.damaged);
+                }
+                Err(error) => {
+                    explained = self
+                        .is_directory(&error, drive)
+                        .map_err(|wrong| format!("{error:?}: {wrong}"));
+                    next = None;
+                }
+            }
+        }
+        self.sync(store, drive);
+        for damage in &damaged {
+            self.note(|report| report.quarantined += 1);
+            let Some(number) = self.number_of(damage) else {
+                explained = Err(format!("nobody has put {damage:?}"));
+                continue;
+            };
+            self.quarantined.borrow_mut().insert(number);
+            let reason = match &damage.error {
+                // What has suffered may be gone by now, with its slab.
+                StoreError::Damaged { .. } => self.plan.faults.corrupt(),
+                StoreError::Drive(_) => self.drive_may_fail() || drive.is_removed(),
+                _ => false,
+            };
+            if !reason {
+                explained = Err(format!("there is no reason for {damage:?}"));
+            }
+        }
+        self.scrubs.set(self.scrubs.get() - 1);
+        self.check(explained, || "scrub".into());
+        for damage in damaged {
+            self.read_damaged(store, drive, &damage).await;
+        }
+    }
+
+    /// A blob that was just found damaged and is still where it was is not served.
+    async fn read_damaged(
+        &self,
+        store: &Store,
+        drive: &SimDrive,
+        damage: &oriel_engine::store::Damage,
+    ) {
+        let StoreError::Damaged {
+            position, block, ..
+        } = damage.error
+        else {
+            return;
+        };
+        let at = Position(position.0 - block);
+        let is_there = || {
+            let there = store.log.locate(damage.realm, &damage.key);
+            there.is_some_and(|there| there.position == at)
+        };
+        if self.scrubs.get() > 0 || !is_there() {
+            return;
+        }
+        let read = store.log.read(damage.realm, &damage.key, 0, u64::MAX).await;
+        let refused = matches!(read, Err(StoreError::Quarantined { .. }));
+        let wrong = refused || drive.is_removed();
+        let wrong = wrong.then_some(()).ok_or("it was found damaged".into());
+        let read = read.map(|read| read.map(|bytes| bytes.len()));
+        self.check(wrong, || format!("read of {}: {read:?}", damage.key));
+    }
+
+    fn probe(&self, store: &Store, drive: &SimDrive) {
+        self.sync(store, drive);
+        for realm in &self.plan.realms {
+            let its = |number: &usize| self.blobs.realm(*number).id == realm.id;
+            let numbers: Vec<usize> = (0..self.plan.keys).filter(its).collect();
+            let keys: Vec<_> = numbers
+                .iter()
+                .map(|number| self.blobs.key(*number).0)
+                .collect();
+            let bits = store.log.probe(realm.id, &keys);
+            for (place, number) in numbers.into_iter().enumerate() {
+                let id = self.oracle.borrow_mut().begin(number, Op::Read);
+                let there = bits >> place & 1 == 1;
+                let seen = |did| matches!(did, Did::See(seen) if seen.is_some() == there);
+                let explained = self.oracle.borrow_mut().end(number, id, seen);
+                self.check(explained, || format!("probe of {number}: {there}"));
+            }
+        }
+    }
+}
