@@ -1,7 +1,7 @@
 //! The store's calls, in this one place, and the seam under it as a side of its own.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use oriel_engine::reactor::{JoinHandle, spawn_local};
@@ -77,7 +77,7 @@ pub(super) struct Shape {
 
 /// Buffers by their size, kept with what is in them: the raw device's load fills its own once as well.
 #[derive(Default)]
-struct Buffers(RefCell<HashMap<usize, Vec<SpdkBuf>>>);
+struct Buffers(RefCell<BTreeMap<usize, Vec<SpdkBuf>>>);
 
 impl Buffers {
     fn take(&self, drive: &SpdkDrive, blocks: u64) -> Result<SpdkBuf, DriveError> {

@@ -31,6 +31,14 @@ impl Index {
         Some(entry)
     }
 
+    /// Asks for the lines that `get_and_touch` starts with, without waiting for them.
+    #[inline]
+    pub fn prefetch(&self, fingerprint: Fingerprint) {
+        let hash = self.table.seeds.hash(fingerprint);
+        let partition = self.table.partition_of(hash);
+        self.table.part(partition).prefetch_with_heat(hash);
+    }
+
     /// As `get`, and counts the cache lines that it took.
     pub fn get_counted(&self, fingerprint: Fingerprint, touched: &mut Touched) -> Option<Entry> {
         let (_, found) = self.table.find(fingerprint, touched)?;

@@ -200,6 +200,13 @@ impl<'a> Part<'a> {
         prefetch(&self.line(home)[0]);
     }
 
+    /// Asks for what a lookup that makes the entry warmer starts with.
+    #[inline(always)]
+    pub(super) fn prefetch_with_heat(&self, hash: Hash) {
+        self.prefetch(hash);
+        prefetch(self.heat_word(self.shape().home(hash)));
+    }
+
     /// Asks for the other line too where the hint says that it is wanted; the hint is there by now.
     #[inline(always)]
     pub(super) fn prefetch_other(&self, hash: Hash) {

@@ -132,10 +132,10 @@ mod mapped {
         }
     }
 
-    /// Asks for the line that holds `word`, without waiting for it.
+    /// Asks for the cache line that `place` begins in, without waiting for it.
     #[inline(always)]
-    pub(crate) fn prefetch(word: &AtomicU64) {
-        let at = std::ptr::from_ref(word).cast();
+    pub fn prefetch<T>(place: &T) {
+        let at = std::ptr::from_ref(place).cast();
         // SAFETY: a prefetch reads nothing that the program can see, at any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
     }
@@ -175,7 +175,9 @@ mod mapped {
 }
 
 #[cfg(not(loom))]
-pub(crate) use mapped::{full_fence, prefetch, write_back, write_back_fence};
+pub use mapped::prefetch;
+#[cfg(not(loom))]
+pub(crate) use mapped::{full_fence, write_back, write_back_fence};
 
 /// The same words on the heap, each watched by the model checker.
 #[cfg(loom)]
@@ -201,4 +203,4 @@ mod modelled {
 }
 
 #[cfg(loom)]
-pub(crate) fn prefetch(_word: &AtomicU64) {}
+pub(crate) fn prefetch<T>(_place: &T) {}

@@ -41,6 +41,8 @@ pub use header::{History, LAYOUT_VERSION, SectionKind, SectionSpec};
 #[cfg(not(loom))]
 pub use latency::Latency;
 #[cfg(not(loom))]
+pub use memory::prefetch;
+#[cfg(not(loom))]
 pub use place::{Persistence, Place};
 pub use section::Section;
 #[cfg(not(loom))]

@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 use std::task::Poll;
 
-use futures_channel::oneshot;
-
+use super::answer::{Heard, answer};
 use super::directory::directory_blocks;
 use super::drive::Drive;
 use super::error::StoreError;
@@ -88,7 +87,7 @@ pub(super) fn choose(
 }
 
 /// A move that waits for the journal.
-type Moving = oneshot::Receiver<Result<(), StoreError>>;
+type Moving = Heard<Result<(), StoreError>>;
 
 impl<D: Drive> Log<D> {
     pub(super) fn ring_compaction(&self) {
@@ -235,7 +234,7 @@ impl<D: Drive> Log<D> {
         let at = position.0 % slab_blocks;
         self.drive.write(&window.taken.extent, at, buf).await.1?;
         self.check_running()?;
-        let (send, heard) = oneshot::channel();
+        let (send, heard) = answer();
         let moved = Record {
             position,
             checksum,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
 
+use super::answer::answer;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::frame::Entry;
@@ -82,7 +82,7 @@ impl<D: Drive> Log<D> {
                 };
                 let position = location.position;
                 state.dying.insert(blob);
-                let (send, heard) = oneshot::channel();
+                let (send, heard) = answer();
                 state.queue.push_back(Queued {
                     answer: Some(send),
                     blob: Some(blob),

@@ -31,18 +31,18 @@ pub enum IndexError {
     Create(#[from] CreateError),
 }
 
-/// The index of so many blobs, with room for so many at the start.
-pub(super) fn size(blobs_max: u64, blobs: u64) -> IndexSize {
+/// The index of so many blobs.
+pub(super) fn size(blobs_max: u64) -> IndexSize {
     IndexSize {
         partitions: 1,
-        entries: blobs_max.min(blobs.max(1 << 16)),
+        entries: blobs_max,
         entries_max: blobs_max,
     }
 }
 
 /// Bytes of the section for it.
 pub(super) fn section_bytes(blobs_max: u64) -> Result<u64, CreateError> {
-    Ok(size(blobs_max, 0).section_bytes()? + STAMP_BYTES)
+    Ok(size(blobs_max).section_bytes()? + STAMP_BYTES)
 }
 
 fn spec(blobs_max: u64) -> Result<SectionSpec, CreateError> {

@@ -5,7 +5,6 @@
 //! journals together say everything; and a journal is begun anew only when the checkpoint before it is whole.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -18,6 +17,7 @@ use super::error::StoreError;
 use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
 use super::join::both;
 use super::log::{Log, Tail};
+use super::prints::PrintMap;
 use super::record::Record;
 use super::recovery;
 use super::stamp::Stamp;
@@ -126,7 +126,7 @@ impl<D: Drive> Log<D> {
 
     /// What the next frame says. Moves of blobs that are gone are none, and answered.
     fn settled_batch(&self, state: &mut State<D::Extent>) -> Vec<Queued> {
-        let mut ahead = HashMap::new();
+        let mut ahead = PrintMap::default();
         let mut batch = Vec::new();
         while batch.len() < FRAME_ENTRIES_MAX {
             let Some(mut queued) = state.queue.pop_front() else {
@@ -140,7 +140,7 @@ impl<D: Drive> Log<D> {
                 state.release_window(position, blocks, self.layout.slab_blocks);
             }
             if let Some(answer) = queued.answer {
-                let _ = answer.send(Ok(()));
+                answer.send(Ok(()));
             }
         }
         batch
@@ -194,8 +194,7 @@ impl<D: Drive> Log<D> {
                 self.release_claim(blob);
             }
             if let Some(answer) = queued.answer {
-                // Whoever does not wait any more does not have to know.
-                let _ = answer.send(Ok(()));
+                answer.send(Ok(()));
             }
         }
         self.ring_maintenance();
@@ -319,8 +318,7 @@ impl<D: Drive> Log<D> {
     /// There may be more room than before.
     pub(super) fn tell_of_room(&self) {
         for heard in self.room.take() {
-            // Whoever does not wait any more does not have to know.
-            let _ = heard.send(());
+            heard.send(());
         }
     }
 
@@ -355,16 +353,21 @@ impl<D: Drive> Log<D> {
         if state.retired.len() > RETIRED_MAX && !self.wants_checkpoint.replace(true) {
             self.ring();
         }
-        state.slabs.iter().find_map(|(number, slab)| {
-            let (index, records) = slab.next_directory_write()?;
-            Some(Chore::Directory {
-                number: *number,
-                realm: slab.realm,
-                extent: slab.extent.clone(),
-                index,
-                records: records.to_vec(),
-            })
-        })
+        while let Some(number) = state.changed.first().copied() {
+            let slab = state.slabs.get(&number);
+            let next = slab.and_then(|slab| Some((slab, slab.next_directory_write()?)));
+            if let Some((slab, (index, records))) = next {
+                return Some(Chore::Directory {
+                    number,
+                    realm: slab.realm,
+                    extent: slab.extent.clone(),
+                    index,
+                    records: records.to_vec(),
+                });
+            }
+            state.changed.remove(&number);
+        }
+        None
     }
 
     async fn write_directory(
@@ -411,8 +414,7 @@ impl<D: Drive> Log<D> {
 fn refuse(queue: impl IntoIterator<Item = Queued>, reason: &StoreError) {
     for queued in queue {
         if let Some(answer) = queued.answer {
-            // Whoever does not wait any more does not have to know.
-            let _ = answer.send(Err(reason.clone()));
+            answer.send(Err(reason.clone()));
         }
     }
 }

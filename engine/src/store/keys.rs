@@ -4,7 +4,6 @@
 //! key are the first 16 bytes of BLAKE3's key derivation of the store's 16 bytes in the context `oriel 2026-11 fingerprints
 //! of the index`. Fingerprints stand in the journal, so this is a part of the format.
 
-use std::collections::HashMap;
 use std::hash::Hasher;
 
 use oriel_dht::index::{
@@ -15,6 +14,7 @@ use oriel_dht::region::Section;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::index_file::{section_bytes, size};
+use super::prints::PrintMap;
 use super::stamp::Stamp;
 use super::types::{Key, Location, Position, RealmId, StoreId};
 
@@ -51,7 +51,7 @@ pub(super) struct Keys {
     /// million blobs it happens by chance once in 10^25 stores.
     hasher: SipHasher13,
     /// Entries that the index had no room for although it is not full.
-    beside: HashMap<Fingerprint, Entry>,
+    beside: PrintMap<Entry>,
     section: Section,
 }
 
@@ -75,19 +75,19 @@ fn location(entry: Entry) -> Location {
 }
 
 impl Keys {
-    /// An empty index for up to so many blobs, with room for those that are about to come.
+    /// An empty index for up to so many blobs. It has its full size at once: growing would cost each insert more than the
+    /// insert itself.
     pub(super) fn new(
         section: Section,
         store: StoreId,
         blobs_max: u64,
-        blobs: u64,
     ) -> Result<Self, CreateError> {
         let wanted = section_bytes(blobs_max)?;
         if section.bytes() < wanted {
             let found = section.bytes();
             return Err(CreateError::TooSmall { wanted, found });
         }
-        let made = Index::create(section.clone(), &size(blobs_max, blobs))?;
+        let made = Index::create(section.clone(), &size(blobs_max))?;
         Ok(Self::with(made, section, store))
     }
 
@@ -104,7 +104,7 @@ impl Keys {
             index,
             writer: writers.pop().expect("an index of one partition"),
             hasher: SipHasher13::new_with_key(seed),
-            beside: HashMap::new(),
+            beside: PrintMap::default(),
             section,
         }
     }
@@ -134,6 +134,11 @@ impl Keys {
         hasher.write(key.bytes());
         hasher.write(&realm.0.to_le_bytes());
         Fingerprint::from_bytes(hasher.finish128().as_bytes())
+    }
+
+    /// Asks for what a lookup starts with, without waiting for it.
+    pub(super) fn prefetch(&self, fingerprint: Fingerprint) {
+        self.index.prefetch(fingerprint);
     }
 
     pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<Location> {

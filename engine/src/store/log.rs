@@ -14,9 +14,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
 
+use super::answer::{Answer, answer};
 use super::compaction::Stuck;
 use super::drive::Drive;
 use super::error::StoreError;
@@ -134,7 +134,7 @@ pub struct Log<D: Drive> {
     /// The index was made now, or verified.
     pub(super) is_trusted: Cell<bool>,
     /// Who waits for that.
-    pub(super) doubting: RefCell<Vec<oneshot::Sender<()>>>,
+    pub(super) doubting: RefCell<Vec<Answer<()>>>,
     pub(super) state: RefCell<State<D::Extent>>,
     pub(super) tail: Cell<Tail>,
     pub(super) checkpoint: RefCell<Option<D::Extent>>,
@@ -161,7 +161,7 @@ pub struct Log<D: Drive> {
     /// Slabs that could not be emptied.
     pub(super) stuck: RefCell<BTreeMap<u64, Stuck>>,
     /// Who waits for room on the drive.
-    pub(super) room: RefCell<Vec<oneshot::Sender<()>>>,
+    pub(super) room: RefCell<Vec<Answer<()>>>,
 }
 
 impl<D: Drive> Log<D> {
@@ -372,7 +372,7 @@ impl<D: Drive> Log<D> {
         claim: Claim<'_, D>,
         window: Window<'_, D>,
     ) -> Result<Put, StoreError> {
-        let (send, heard) = oneshot::channel();
+        let (send, heard) = answer();
         let queued = Queued {
             entry: Entry::Put(record),
             answer: Some(send),
@@ -393,7 +393,7 @@ impl<D: Drive> Log<D> {
         self.check_open()?;
         self.check_realm(realm)?;
         self.trusted().await?;
-        let (send, heard) = oneshot::channel();
+        let (send, heard) = answer();
         {
             let mut state = self.state.borrow_mut();
             let fingerprint = state.keys.fingerprint(realm, &key);

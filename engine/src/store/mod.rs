@@ -7,6 +7,7 @@
 //! What is written, byte by byte, is in the headers of `label.rs`, `checkpoint.rs`, `directory.rs`, `frame.rs`,
 //! `record.rs` and `trailer.rs`.
 
+mod answer;
 mod check;
 mod checkpoint;
 mod compaction;
@@ -24,6 +25,7 @@ mod keys;
 mod label;
 mod log;
 mod node;
+mod prints;
 mod reading;
 mod record;
 mod recovery;

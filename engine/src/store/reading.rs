@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use oriel_dht::index::Fingerprint;
 use oriel_ec::Crc32c;
 
 use super::drive::Drive;
 use super::error::StoreError;
 use super::join::both;
-use super::log::Log;
+use super::log::{Log, yield_now};
 use super::record::{Record, SMALL_BLOCKS, data_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
@@ -18,8 +19,16 @@ struct Found<E> {
     extent: Rc<E>,
     /// The first block of its window in the slab.
     start: u64,
-    /// None if reads of its realm are not checked.
-    checksum: Option<u32>,
+    /// Reads of its realm are checked.
+    verify: bool,
+}
+
+/// How a read ended.
+enum Filled {
+    /// As it should.
+    Good,
+    /// The blob was gone, or elsewhere, before it was checked: it is to be looked up again.
+    Moved,
 }
 
 /// Blocks of a blob.
@@ -30,10 +39,31 @@ struct Blocks {
 }
 
 impl<D: Drive> Log<D> {
-    fn find(&self, realm: RealmId, key: &Key) -> Result<Option<Found<D::Extent>>, StoreError> {
+    /// Looks a key up. Others have a turn while the line of its index entry comes from memory, so that the lines of all
+    /// who ask at once are on their way together.
+    async fn find(
+        &self,
+        realm: RealmId,
+        key: &Key,
+    ) -> Result<Option<Found<D::Extent>>, StoreError> {
+        let fingerprint = {
+            let keys = &self.state.borrow().keys;
+            let fingerprint = keys.fingerprint(realm, key);
+            keys.prefetch(fingerprint);
+            fingerprint
+        };
+        yield_now().await;
+        self.find_print(realm, key, fingerprint)
+    }
+
+    fn find_print(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Found<D::Extent>>, StoreError> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let fingerprint = state.keys.fingerprint(realm, key);
         let location = state.locate(fingerprint);
         let of_realm = state.realms.get_mut(&realm);
         let of_realm = of_realm.ok_or(StoreError::UnknownRealm { realm })?;
@@ -50,15 +80,15 @@ impl<D: Drive> Log<D> {
         let slab = state.slabs.get(&(location.position.0 / slab_blocks));
         let slab = slab.ok_or_else(|| self.not_in_slab())?;
         let start = location.position.0 % slab_blocks;
-        let checksum = || {
-            slab.checksum(start as u32)
-                .ok_or_else(|| self.not_in_slab())
-        };
+        if verify && data_blocks(location.length) <= SMALL_BLOCKS {
+            // It comes while the blob is read.
+            slab.prefetch_checksum(start as u32);
+        }
         Ok(Some(Found {
             location,
             extent: slab.extent.clone(),
             start,
-            checksum: verify.then(checksum).transpose()?,
+            verify,
         }))
     }
 
@@ -68,10 +98,10 @@ impl<D: Drive> Log<D> {
         realm: RealmId,
         key: &Key,
     ) -> Result<Option<Found<D::Extent>>, StoreError> {
-        match self.find(realm, key)? {
+        match self.find(realm, key).await? {
             None if !self.is_trusted.get() => {
                 self.trusted().await?;
-                self.find(realm, key)
+                self.find(realm, key).await
             }
             found => Ok(found),
         }
@@ -85,21 +115,24 @@ impl<D: Drive> Log<D> {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(found) = self.find_surely(realm, key).await? else {
-            return Ok(None);
-        };
-        let end = offset.saturating_add(bytes).min(found.location.length);
-        if offset >= end {
-            return Ok(Some(Vec::new()));
+        loop {
+            let Some(found) = self.find_surely(realm, key).await? else {
+                return Ok(None);
+            };
+            let end = offset.saturating_add(bytes).min(found.location.length);
+            if offset >= end {
+                return Ok(Some(Vec::new()));
+            }
+            let first = offset / BLOCK_BYTES as u64;
+            let count = (end - 1) / BLOCK_BYTES as u64 - first + 1;
+            let buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
+            let (buf, read) = self.fill(&found, key, Blocks { first, count }, buf).await;
+            if matches!(read?, Filled::Good) {
+                let from = (offset - first * BLOCK_BYTES as u64) as usize;
+                let part = from..from + (end - offset) as usize;
+                return Ok(Some(buf.as_ref()[part].to_vec()));
+            }
         }
-        let first = offset / BLOCK_BYTES as u64;
-        let count = (end - 1) / BLOCK_BYTES as u64 - first + 1;
-        let buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
-        let (buf, read) = self.fill(&found, key, Blocks { first, count }, buf).await;
-        read?;
-        let from = (offset - first * BLOCK_BYTES as u64) as usize;
-        let part = from..from + (end - offset) as usize;
-        Ok(Some(buf.as_ref()[part].to_vec()))
     }
 
     /// Fills a buffer of whole blocks with a blob's bytes from `offset` on, a multiple of a block's, checked; how many of
@@ -112,11 +145,6 @@ impl<D: Drive> Log<D> {
         offset: u64,
         mut buf: D::Buf,
     ) -> (D::Buf, Result<Option<u64>, StoreError>) {
-        let found = match self.find_surely(realm, key).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return (buf, Ok(None)),
-            Err(error) => return (buf, Err(error)),
-        };
         let whole = buf.as_ref().len() as u64;
         let block = BLOCK_BYTES as u64;
         if whole == 0 || !whole.is_multiple_of(block) || !offset.is_multiple_of(block) {
@@ -127,24 +155,38 @@ impl<D: Drive> Log<D> {
             return (buf, Err(error));
         }
         let first = offset / block;
-        let left = data_blocks(found.location.length).saturating_sub(first);
-        let count = left.min(whole / block);
-        if count == 0 {
-            return (buf, Ok(Some(0)));
+        loop {
+            let found = match self.find_surely(realm, key).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return (buf, Ok(None)),
+                Err(error) => return (buf, Err(error)),
+            };
+            let left = data_blocks(found.location.length).saturating_sub(first);
+            let count = left.min(whole / block);
+            if count == 0 {
+                return (buf, Ok(Some(0)));
+            }
+            let blocks = Blocks { first, count };
+            let bytes = (found.location.length - offset).min(whole);
+            let read = if count * block == whole {
+                let read;
+                (buf, read) = self.fill(&found, key, blocks, buf).await;
+                read
+            } else {
+                let own = match self.drive.buffer((count * block) as usize) {
+                    Ok(own) => own,
+                    Err(error) => return (buf, Err(error.into())),
+                };
+                let (own, read) = self.fill(&found, key, blocks, own).await;
+                buf.as_mut()[..own.as_ref().len()].copy_from_slice(own.as_ref());
+                read
+            };
+            match read {
+                Ok(Filled::Good) => return (buf, Ok(Some(bytes))),
+                Ok(Filled::Moved) => {}
+                Err(error) => return (buf, Err(error)),
+            }
         }
-        let blocks = Blocks { first, count };
-        let bytes = (found.location.length - offset).min(whole);
-        if count * block == whole {
-            let (buf, read) = self.fill(&found, key, blocks, buf).await;
-            return (buf, read.map(|()| Some(bytes)));
-        }
-        let own = match self.drive.buffer((count * block) as usize) {
-            Ok(own) => own,
-            Err(error) => return (buf, Err(error.into())),
-        };
-        let (own, read) = self.fill(&found, key, blocks, own).await;
-        buf.as_mut()[..own.as_ref().len()].copy_from_slice(own.as_ref());
-        (buf, read.map(|()| Some(bytes)))
     }
 
     /// Fills a buffer with as many blocks as it is long.
@@ -154,36 +196,57 @@ impl<D: Drive> Log<D> {
         key: &Key,
         blocks: Blocks,
         mut buf: D::Buf,
-    ) -> (D::Buf, Result<(), StoreError>) {
+    ) -> (D::Buf, Result<Filled, StoreError>) {
         let at = found.start + blocks.first;
-        let Some(checksum) = found.checksum else {
-            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
-            return (buf, read.map_err(StoreError::from));
-        };
         let all = data_blocks(found.location.length);
+        if !found.verify {
+            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
+            return (buf, read.map(|()| Filled::Good).map_err(StoreError::from));
+        }
         if all > SMALL_BLOCKS {
-            return self.fill_large(found, key, blocks, buf).await;
+            let (buf, read) = self.fill_large(found, key, blocks, buf).await;
+            return (buf, read.map(|()| Filled::Good));
         }
         if blocks.count == all {
             let (buf, read) = self.drive.read(&found.extent, at, buf).await;
             let checked = read.map_err(StoreError::from);
-            let checked =
-                checked.and_then(|()| check_small(key, found.location, checksum, buf.as_ref()));
+            let checked = checked.and_then(|()| self.check_read(key, found, buf.as_ref()));
             return (buf, checked);
         }
         let read = async {
             let whole = self.drive.buffer(all as usize * BLOCK_BYTES)?;
             let (whole, read) = self.drive.read(&found.extent, found.start, whole).await;
             read?;
-            check_small(key, found.location, checksum, whole.as_ref())?;
-            Ok(whole)
+            let filled = self.check_read(key, found, whole.as_ref())?;
+            Ok((whole, filled))
         };
-        let read = read.await.map(|whole: D::Buf| {
+        let read = read.await.map(|(whole, filled): (D::Buf, Filled)| {
             let from = blocks.first as usize * BLOCK_BYTES;
             let part = &whole.as_ref()[from..from + buf.as_ref().len()];
             buf.as_mut().copy_from_slice(part);
+            filled
         });
         (buf, read)
+    }
+
+    /// Checks a small blob.
+    fn check_read(
+        &self,
+        key: &Key,
+        found: &Found<D::Extent>,
+        bytes: &[u8],
+    ) -> Result<Filled, StoreError> {
+        let checksum = {
+            let state = self.state.borrow();
+            let number = found.location.position.0 / self.layout.slab_blocks;
+            let Some(slab) = state.slabs.get(&number) else {
+                return Ok(Filled::Moved);
+            };
+            let checksum = slab.checksum(found.start as u32);
+            checksum.ok_or_else(|| self.not_in_slab())?
+        };
+        check_small(key, found.location, checksum, bytes)?;
+        Ok(Filled::Good)
     }
 
     /// As `fill`, for a blob with a trailer.

@@ -212,10 +212,7 @@ pub(super) async fn load<D: Drive>(
     let is_adopted = adopted.is_some();
     let keys = match adopted {
         Some(keys) => keys,
-        None => {
-            let blobs = rows.iter().map(Row::blobs).sum();
-            Keys::new(index, label.store, blobs_max, blobs)?
-        }
+        None => Keys::new(index, label.store, blobs_max)?,
     };
     let mut state = State::new(keys, &options.realms, header.next_slab);
     restore_slabs(
@@ -282,6 +279,7 @@ pub async fn open<D: Drive>(
         phases,
     };
     // Slabs that hold nothing, were made and never came into the journal, or were not given back in time.
+    state.changed.extend(state.slabs.keys());
     state.retire();
     state.retired.clear();
     let mut leftovers = Vec::new();

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::rc::Rc;
 
+use oriel_dht::region::prefetch;
+
 use super::checkpoint::{Row, Table, dead_bytes};
 use super::directory::RECORDS_PER_BLOCK;
 use super::record::Record;
@@ -30,17 +32,23 @@ impl Known {
     }
 }
 
+/// Where that blob is if all are of one size. There is at least one.
+fn guess(blobs: &[Known], start: u32) -> usize {
+    let last = blobs.len() - 1;
+    let whole = u64::from(blobs[last].start()).max(1);
+    let guess = u64::from(start) * last as u64 / whole;
+    (guess as usize).min(last)
+}
+
 /// Where in a slab's blobs the one is whose window begins at `start`, or where it would have to be.
 ///
 /// Each step through memory that no cache has costs more than all else in a lookup, so the search begins where the blob
 /// is if all are of one size, and doubles its steps from there.
 fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
-    let Some(last) = blobs.last() else {
+    if blobs.is_empty() {
         return Err(0);
-    };
-    let whole = u64::from(last.start()).max(1);
-    let guess = u64::from(start) * (blobs.len() as u64 - 1) / whole;
-    let guess = (guess as usize).min(blobs.len() - 1);
+    }
+    let guess = guess(blobs, start);
     let (mut low, mut high) = match blobs[guess].start().cmp(&start) {
         Ordering::Equal => return Ok(guess),
         // The bounds stay outside of what is searched: below `low` all are less, from `high` on greater.
@@ -165,6 +173,13 @@ impl<E> Slab<E> {
     pub(super) fn checksum(&self, start: u32) -> Option<u32> {
         let found = place_of(&self.blobs, start);
         Some(self.blobs[found.ok()?].checksum)
+    }
+
+    /// Asks for what [`checksum`](Self::checksum) will look at, without waiting for it.
+    pub(super) fn prefetch_checksum(&self, start: u32) {
+        if !self.blobs.is_empty() {
+            prefetch(&self.blobs[guess(&self.blobs, start)]);
+        }
     }
 
     /// The records that are not in the directory, and how many are.

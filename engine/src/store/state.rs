@@ -1,17 +1,18 @@
 //! What the log knows, and how an entry of its journal changes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
 
+use super::answer::Answer;
 use super::checkpoint::Header;
 use super::error::StoreError;
 use super::eviction::{Eviction, Policy};
 use super::frame::Entry;
 use super::keys::Keys;
 use super::log::{LogStat, RealmOptions};
+use super::prints::{PrintMap, PrintSet};
 use super::record::{Record, window_blocks};
 use super::reserve::Reservation;
 use super::slab::Slab;
@@ -21,7 +22,7 @@ use crate::clock::Moment;
 /// An entry on its way into the journal.
 pub(super) struct Queued {
     pub(super) entry: Entry,
-    pub(super) answer: Option<oneshot::Sender<Result<(), StoreError>>>,
+    pub(super) answer: Option<Answer<Result<(), StoreError>>>,
     /// The window that was taken for it, and its blocks.
     pub(super) window: Option<(Position, u64)>,
     /// The key that it is about; slabs have none.
@@ -61,7 +62,7 @@ pub(super) enum Purpose {
 pub(super) struct Lane {
     pub(super) open: Option<Open>,
     /// Who waits for a slab that is being made.
-    pub(super) opening: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    pub(super) opening: Vec<Answer<Result<(), StoreError>>>,
 }
 
 pub(super) struct Realm {
@@ -69,7 +70,7 @@ pub(super) struct Realm {
     lanes: [Lane; 2],
     pub(super) eviction: Option<Box<dyn Eviction>>,
     /// Blobs that must not be evicted until then.
-    pub(super) pins: HashMap<Fingerprint, Pin>,
+    pub(super) pins: PrintMap<Pin>,
     /// Blocks of its windows, with blobs and being written.
     pub(super) used_blocks: u64,
     /// Blobs in its slabs.
@@ -82,7 +83,7 @@ impl Realm {
             options,
             lanes: Default::default(),
             eviction: options.cache.map(Policy::begin),
-            pins: HashMap::new(),
+            pins: PrintMap::default(),
             used_blocks: 0,
             blobs: 0,
         }
@@ -122,14 +123,16 @@ pub(super) struct Snapshot<E> {
 pub(super) struct State<E> {
     pub(super) keys: Keys,
     pub(super) slabs: BTreeMap<u64, Slab<E>>,
+    /// Those that may have records for their directories, or may be empty.
+    pub(super) changed: BTreeSet<u64>,
     pub(super) realms: BTreeMap<RealmId, Realm>,
     pub(super) next_slab: u64,
     /// The numbers that slabs may have; all, if the store has no other drive.
     pub(super) leases: Option<Vec<std::ops::Range<u64>>>,
     /// Keys that a put is about to create, and who waits to hear of it.
-    pub(super) claims: HashMap<Fingerprint, Vec<oneshot::Sender<()>>>,
+    pub(super) claims: PrintMap<Vec<Answer<()>>>,
     /// Keys that are being deleted. They stay so if that fails: whether it is on the drive is not known.
-    pub(super) dying: HashSet<Fingerprint>,
+    pub(super) dying: PrintSet,
     /// Windows that are written from outside, by their first block.
     pub(super) reservations: BTreeMap<u64, Reservation<E>>,
     pub(super) queue: VecDeque<Queued>,
@@ -155,11 +158,12 @@ impl<E> State<E> {
         Self {
             keys,
             slabs: BTreeMap::new(),
+            changed: BTreeSet::new(),
             realms: realms.iter().map(realm).collect(),
             next_slab,
             leases: None,
-            claims: HashMap::new(),
-            dying: HashSet::new(),
+            claims: PrintMap::default(),
+            dying: PrintSet::default(),
             reservations: BTreeMap::new(),
             queue: VecDeque::new(),
             wanted: Default::default(),
@@ -241,8 +245,10 @@ impl<E> State<E> {
     /// The realm of the slab that the window is in.
     fn add_window(&mut self, record: &Record, slab_blocks: u64) -> Result<RealmId, Contradiction> {
         let position = record.position.0;
-        let slab = self.slabs.get_mut(&(position / slab_blocks));
+        let number = position / slab_blocks;
+        let slab = self.slabs.get_mut(&number);
         let slab = slab.ok_or(Contradiction("a blob's slab is not there"))?;
+        self.changed.insert(number);
         let start = position % slab_blocks;
         if start + record.blocks() > slab_blocks || !slab.add(start as u32, record) {
             return Err(Contradiction("a blob's window is not free"));
@@ -260,7 +266,7 @@ impl<E> State<E> {
     pub(super) fn settle(
         &self,
         queued: &mut Queued,
-        ahead: &mut HashMap<Fingerprint, Option<Position>>,
+        ahead: &mut PrintMap<Option<Position>>,
     ) -> bool {
         let Some(blob) = queued.blob else {
             let Entry::Slab(number, _) = queued.entry else {
@@ -269,13 +275,16 @@ impl<E> State<E> {
             // All its windows may have been given up, and the slab with them.
             return self.slabs.contains_key(&number.0);
         };
-        let now = || self.keys.peek(blob).map(|location| location.position);
-        let there = ahead.get(&blob).copied().unwrap_or_else(now);
+        let there = || {
+            let now = || self.keys.peek(blob).map(|location| location.position);
+            ahead.get(&blob).copied().unwrap_or_else(now)
+        };
         let after = match &mut queued.entry {
-            Entry::Put(record) => Some(record.position),
-            Entry::Move { record, from } if there == Some(*from) => Some(record.position),
+            // Nobody can have asked for anything of it that comes after this one: it cannot be seen yet.
+            Entry::Put(_) => return true,
+            Entry::Move { record, from } if there() == Some(*from) => Some(record.position),
             Entry::Delete { position, .. } | Entry::Evict { position, .. } => {
-                *position = there.unwrap_or(*position);
+                *position = there().unwrap_or(*position);
                 None
             }
             Entry::Move { .. } | Entry::Slab(..) => return false,
@@ -321,8 +330,10 @@ impl<E> State<E> {
 
     fn kill_window(&mut self, was: Location, slab_blocks: u64) -> Result<(), Contradiction> {
         let blocks = window_blocks(was.length);
-        let slab = self.slabs.get_mut(&(was.position.0 / slab_blocks));
+        let number = was.position.0 / slab_blocks;
+        let slab = self.slabs.get_mut(&number);
         let slab = slab.ok_or(Contradiction("a blob's slab is not there"))?;
+        self.changed.insert(number);
         if !slab.kill((was.position.0 % slab_blocks) as u32, blocks) {
             return Err(Contradiction("a deleted blob was not in its slab"));
         }
@@ -359,7 +370,9 @@ impl<E> State<E> {
 
     /// A window is no longer being written: it holds a blob now, or was given up.
     pub(super) fn release_window(&mut self, position: Position, blocks: u64, slab_blocks: u64) {
-        if let Some(slab) = self.slabs.get_mut(&(position.0 / slab_blocks)) {
+        let number = position.0 / slab_blocks;
+        if let Some(slab) = self.slabs.get_mut(&number) {
+            self.changed.insert(number);
             slab.pending -= 1;
             if let Some(realm) = self.realms.get_mut(&slab.realm) {
                 realm.used_blocks -= blocks;
@@ -369,13 +382,18 @@ impl<E> State<E> {
 
     /// Moves slabs that can hold nothing any more out of the way of the next checkpoint.
     pub(super) fn retire(&mut self) {
-        while let Some(number) = self
-            .slabs
-            .iter()
-            .find_map(|(number, slab)| slab.is_empty().then_some(*number))
-        {
-            let slab = self.slabs.remove(&number);
-            self.retired.extend(slab.map(|slab| slab.extent));
-        }
+        let Self {
+            slabs,
+            changed,
+            retired,
+            ..
+        } = self;
+        changed.retain(|number| {
+            let is_empty = slabs.get(number).is_some_and(Slab::is_empty);
+            if is_empty {
+                retired.extend(slabs.remove(number).map(|slab| slab.extent));
+            }
+            !is_empty
+        });
     }
 }

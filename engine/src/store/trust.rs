@@ -4,9 +4,9 @@
 //! key not being there waits until all of it is verified: changes, listings, and the answer that there is no such blob. So
 //! nothing comes into the journal that a wrong index has said.
 
-use futures_channel::oneshot;
 use oriel_dht::index::Verification;
 
+use super::answer::answer;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::keys::KeepError;
@@ -21,7 +21,7 @@ impl<D: Drive> Log<D> {
             return Ok(());
         }
         self.check_running()?;
-        let (send, heard) = oneshot::channel();
+        let (send, heard) = answer();
         self.doubting.borrow_mut().push(send);
         // If nobody answers, then the log has stopped or ends.
         let _ = heard.await;
@@ -62,8 +62,7 @@ impl<D: Drive> Log<D> {
             yield_now().await;
         }
         for heard in self.doubting.take() {
-            // Whoever does not wait any more does not have to know.
-            let _ = heard.send(());
+            heard.send(());
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::task::Poll;
 
-use futures_channel::oneshot;
 use oriel_dht::index::Fingerprint;
 
+use super::answer::{Heard, answer};
 use super::directory::directory_blocks;
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::StoreError;
@@ -23,7 +23,7 @@ enum Next {
     /// Blobs of its cache have to go.
     Evict(u64),
     /// A slab has to be made.
-    Wait(oneshot::Receiver<Result<(), StoreError>>),
+    Wait(Heard<Result<(), StoreError>>),
 }
 
 /// A run of blocks in a slab, to be written.
@@ -59,7 +59,7 @@ impl<D: Drive> Log<D> {
                 let blobs = state.keys.len() + state.claims.len() as u64;
                 match state.claims.get_mut(&fingerprint) {
                     Some(waiting) => {
-                        let (send, heard) = oneshot::channel();
+                        let (send, heard) = answer();
                         waiting.push(send);
                         heard
                     }
@@ -81,8 +81,7 @@ impl<D: Drive> Log<D> {
     pub(super) fn release_claim(&self, fingerprint: Fingerprint) {
         let waiting = self.state.borrow_mut().claims.remove(&fingerprint);
         for heard in waiting.into_iter().flatten() {
-            // Whoever does not wait any more does not have to know.
-            let _ = heard.send(());
+            heard.send(());
         }
     }
 
@@ -141,7 +140,7 @@ impl<D: Drive> Log<D> {
                         });
                     }
                     _ => {
-                        let (send, heard) = oneshot::channel();
+                        let (send, heard) = answer();
                         lane.opening.push(send);
                         if lane.opening.len() == 1 {
                             state.wanted[purpose as usize].push_back(id);
@@ -195,8 +194,7 @@ impl<D: Drive> Log<D> {
                 realm.map(|realm| std::mem::take(&mut realm.lane(purpose).opening))
             };
             for heard in waiting.into_iter().flatten() {
-                // Whoever does not wait any more does not have to know.
-                let _ = heard.send(made.clone());
+                heard.send(made.clone());
             }
         }
     }
@@ -211,7 +209,7 @@ impl<D: Drive> Log<D> {
             lanes.flatten().collect()
         };
         for heard in waiting {
-            let _ = heard.send(Err(reason.clone()));
+            heard.send(Err(reason.clone()));
         }
     }
 
@@ -249,6 +247,7 @@ impl<D: Drive> Log<D> {
             && let Some(slab) = state.slabs.get_mut(&before.number)
         {
             slab.seal();
+            state.changed.insert(before.number);
         }
         self.ring_maintenance();
         Ok(())
@@ -294,7 +293,7 @@ impl<D: Drive> Log<D> {
                     if !state.retired.is_empty() {
                         self.wants_checkpoint.set(true);
                     }
-                    let (send, heard) = oneshot::channel();
+                    let (send, heard) = answer();
                     self.room.borrow_mut().push(send);
                     Ok(heard)
                 } else {

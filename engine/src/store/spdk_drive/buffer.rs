@@ -1,7 +1,7 @@
 //! Buffers that drives read and write, kept to be used again.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use oriel_spdk::DmaBuf;
@@ -106,7 +106,7 @@ impl Drop for SpdkBuf {
 /// Buffers by their size: to ask DPDK for each one takes longer than many a transfer.
 #[derive(Default)]
 pub(super) struct IdleBuffers {
-    by_size: RefCell<HashMap<usize, Vec<DmaBuf>>>,
+    by_size: RefCell<BTreeMap<usize, Vec<DmaBuf>>>,
     bytes: Cell<usize>,
 }
 

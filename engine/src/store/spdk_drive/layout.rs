@@ -4,8 +4,9 @@ use super::super::drive::ExtentName;
 use super::super::types::BLOCK_BYTES;
 
 const XATTR_BYTES: usize = 17;
-/// A drive is cut into about so many clusters: one wasted by an extent of one block is nothing then.
-const CLUSTERS_WANTED: u64 = 1 << 13;
+/// A drive is cut into about so many clusters: few enough for most transfers to lie in one, and for SPDK to read a page of
+/// metadata for each after a crash, and enough for one that an extent of one block wastes to be nothing.
+const CLUSTERS_WANTED: u64 = 1 << 10;
 const CLUSTER_BYTES_MIN: u64 = 64 << 10;
 /// SPDK splits transfers at clusters, and each part into what the drive takes at once. The parts of one cluster must not
 /// be more than the 512 requests that SPDK has for a queue of an NVMe drive, which may take no more than 128 KiB each.
@@ -107,8 +108,8 @@ mod tests {
         let slab = FormatOptions::default().slab_blocks;
         for (device, cluster) in [
             (GIB / 16, 64 << 10),
-            (GIB, 128 << 10),
-            (64 * GIB, 8 << 20),
+            (GIB, 1 << 20),
+            (64 * GIB, 32 << 20),
             (1000 * GIB, 32 << 20),
             (16 << 40, 32 << 20),
         ] {
