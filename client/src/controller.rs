@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::driver::{Connected, Driver, Shared};
 use crate::error::{CommandError, ConnectError, NamespaceError, Peer};
+use crate::limits::QUEUES_MAX;
 use crate::memory::{Memory, Nothing};
 use crate::namespace::Namespace;
 use crate::nvme::identify::{self, ControllerData, IDENTIFY_BYTES, NamespaceData};
@@ -85,6 +86,14 @@ impl Controller {
     /// Begins to connect: all queues, on a thread of its own that does this controller's I/O from then on.
     pub fn connect(options: Options) -> Result<Connecting, ConnectError> {
         options.check()?;
+        if options.queues == 0 {
+            return Err(ConnectError::BadOption {
+                what: "the number of I/O queues",
+                found: 0,
+                least: 1,
+                most: QUEUES_MAX.into(),
+            });
+        }
         let peer = Arc::new(Peer {
             address: options.address,
             subsystem: options.subsystem.clone(),

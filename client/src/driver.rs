@@ -147,6 +147,8 @@ pub(crate) struct Driver {
     up: Option<Association>,
     down: Option<Down>,
     serial: Option<String>,
+    /// The queue whose connection failed, and whose controller is told why.
+    broken: Option<usize>,
     keep_alive_due: Option<Instant>,
     timer_due: Instant,
 }
@@ -165,6 +167,7 @@ impl Driver {
             up: None,
             down: None,
             serial: None,
+            broken: None,
             keep_alive_due: None,
             timer_due: Instant::now(),
         }
@@ -248,8 +251,12 @@ impl Driver {
         self.give_out(up, now);
         for number in 0..=up.queues.len() {
             let link = link_of(up, number);
-            link.transmit(&self.requests)?;
-            link.receive(&mut self.requests)?;
+            let sent = link.transmit(&self.requests);
+            let received = sent.and_then(|_| link.receive(&mut self.requests));
+            if let Err(error) = received {
+                self.broken = Some(number);
+                return Err(error.into());
+            }
             while let Some(done) = link_of(up, number).connection.next_done() {
                 self.part_done(done)?;
             }
@@ -401,7 +408,8 @@ impl Driver {
             .reconnect
             .map_or(0, |reconnect| reconnect.resubmissions);
         let links = std::iter::once(association.admin).chain(association.queues);
-        for mut link in links {
+        let broken = self.broken.take();
+        for (number, mut link) in links.enumerate() {
             while let Some(done) = link.connection.next_done() {
                 // A keep-alive that failed besides is no news.
                 let _ = self.part_done(done);
@@ -424,7 +432,9 @@ impl Driver {
                     self.end_if_over(number);
                 }
             }
-            if let LinkError::Connection(error) = &*cause {
+            if let LinkError::Connection(error) = &*cause
+                && broken == Some(number)
+            {
                 link.part(error);
             }
         }

@@ -7,18 +7,27 @@ use crate::limits::{COMMAND_BYTES, HEADER_BYTES_MAX};
 /// A header as it is sent: its digest and padding included.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
-    bytes: [u8; HEADER_BYTES_MAX],
+    bytes: [u8; ROOM],
     length: u8,
 }
 
-// Alignments of data are multiples of four up to 128, so headers of 72 and 24 bytes with a digest end there at most.
-const _: () = assert!(CAPSULE_HEADER_BYTES + DIGEST_BYTES <= HEADER_BYTES_MAX);
-const _: () = assert!(HEADER_BYTES_MAX == 128);
+/// Room for the longest header, and for the padding between a capsule's header and its data.
+const ROOM: usize = 144;
+
+const _: () = {
+    assert!(HEADER_BYTES_MAX <= ROOM && ROOM <= u8::MAX as usize);
+    // "CPDA" is any number of dwords up to 32, and not always a power of two.
+    let mut dwords = 1;
+    while dwords <= 32 {
+        assert!((CAPSULE_HEADER_BYTES + DIGEST_BYTES).next_multiple_of(dwords * 4) <= ROOM);
+        dwords += 1;
+    }
+};
 
 impl Header {
     fn new(kind: u8, flags: u8, length: usize, pdu_bytes: u32) -> Self {
         let mut header = Self {
-            bytes: [0; HEADER_BYTES_MAX],
+            bytes: [0; ROOM],
             length: length as u8,
         };
         header.bytes[0] = kind;
