@@ -174,7 +174,11 @@ impl<'a> Page<'a> {
         let next = header.next.get();
         if next != 0 {
             // Also a page without blobs goes on behind its cursor.
-            let least = if records.is_empty() { least + 1 } else { least };
+            let least = if records.is_empty() {
+                least.saturating_add(1)
+            } else {
+                least
+            };
             let expected = Expected::Between {
                 least,
                 most: NAMESPACE_BLOCKS,

@@ -477,6 +477,24 @@ fn errors_name_the_field_what_it_is_and_what_it_has_to_be() {
     }
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_list_from_behind_the_last_block_does_not_go_on() {
+    let request = ListRequest {
+        cursor: Position(u64::MAX),
+        prefix: Prefix::ANY,
+    };
+    let mut bytes = vec![0; 64];
+    Page::encode(&[], Some(Position(1)), &mut bytes).unwrap();
+    let error = Page::decode(&request, &bytes).unwrap_err();
+    assert!(
+        error.to_string().starts_with("where the list goes on is 1"),
+        "{error}"
+    );
+    Page::encode(&[], None, &mut bytes).unwrap();
+    assert_eq!(Page::decode(&request, &bytes).unwrap().next(), None);
+}
+
 #[test]
 fn results_have_no_bits_but_theirs() {
     assert_eq!(result::probe(3, 0b101), Ok(5));
