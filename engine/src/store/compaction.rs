@@ -52,11 +52,12 @@ impl Candidate {
 }
 
 /// The slab whose room is worth most beside what it costs, among those of which at least one slab comes free: its blobs
-/// fit what is left of the slab that is being filled (`room` of its realm), or a new one together with those of another.
+/// fit what is left of the slab that is being filled (the `room` there is for them), or a new one together with those of
+/// another.
 pub(super) fn choose(
     candidates: &[Candidate],
     slab_blocks: u64,
-    room: impl Fn(RealmId, u64) -> u64,
+    room: impl Fn(&Candidate) -> u64,
 ) -> Option<Candidate> {
     let worth = |candidate: &Candidate| {
         let full = candidate.live as f64 / slab_blocks as f64;
@@ -77,7 +78,7 @@ pub(super) fn choose(
         let least = least
             .copied()
             .find(|other| other.number != candidate.number);
-        candidate.live <= room(candidate.realm, candidate.blobs)
+        candidate.live <= room(candidate)
             || least
                 .is_some_and(|other| candidate.needs_beside(other.live, other.blobs) <= slab_blocks)
     };
@@ -116,11 +117,13 @@ impl<D: Drive> Log<D> {
         let candidates: Vec<_> = candidates
             .filter(|candidate| candidate.live * 8 <= full_at)
             .collect();
-        let room = |realm: RealmId, blobs: u64| {
-            let open = state.realms.get(&realm);
+        let room = |candidate: &Candidate| {
+            let open = state.realms.get(&candidate.realm);
             let open = open.and_then(|realm| realm.open(Purpose::Compaction));
+            // Blobs move to later positions only.
+            let open = open.filter(|open| open.number > candidate.number);
             open.map_or(0, |open| {
-                let taken = open.next_block + directory_blocks(open.windows + blobs);
+                let taken = open.next_block + directory_blocks(open.windows + candidate.blobs);
                 slab_blocks.saturating_sub(taken)
             })
         };
@@ -184,6 +187,7 @@ impl<D: Drive> Log<D> {
         let Some((realm, extent)) = slab else {
             return Ok(());
         };
+        self.move_on(realm, number);
         let records = self.live_records(number, Position(0)).await?;
         let mut worst = Ok(());
         let mut moving = Vec::new();
@@ -203,6 +207,23 @@ impl<D: Drive> Log<D> {
         }
         settle(&mut moving).await?;
         worst
+    }
+
+    /// Blobs move to later positions only, so that a walk in steps misses none. A slab that is being filled with moved blobs
+    /// and is older than the one that is emptied gets no more of them.
+    fn move_on(&self, realm: RealmId, number: u64) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let lane = state.realms.get_mut(&realm);
+        let lane = lane.map(|realm| realm.lane(Purpose::Compaction));
+        if let Some(lane) = lane
+            && let Some(open) = lane.open.take_if(|open| open.number < number)
+            && let Some(slab) = state.slabs.get_mut(&open.number)
+        {
+            slab.seal();
+            state.changed.insert(open.number);
+            self.ring_maintenance();
+        }
     }
 
     /// Copies a blob to another window, if it is still there, and has the journal say so.
@@ -230,6 +251,7 @@ impl<D: Drive> Log<D> {
         let taken = self.take_window(realm, blocks, Purpose::Compaction).await?;
         let window = Window::new(self, taken);
         let position = window.taken.position;
+        debug_assert!(position > record.position, "blobs move to later positions");
         let checksum = move_window(record, buf.as_mut(), position);
         let at = position.0 % slab_blocks;
         self.drive.write(&window.taken.extent, at, buf).await.1?;
@@ -292,7 +314,7 @@ mod tests {
     }
 
     fn chosen(room: u64, all: &[Candidate]) -> Option<u64> {
-        choose(all, 100, |_, _| room).map(|one| one.number)
+        choose(all, 100, |_| room).map(|one| one.number)
     }
 
     #[test]
