@@ -14,12 +14,14 @@
 //!   nowhere else ([`memory::Memory`]).
 //! - A lost connection comes back by itself. What does no harm when it is done twice is sent again, the rest fails with the
 //!   reason ([`Again`]).
+//! - [`blob`] is the client of the blob protocol over it.
 //!
 //! [`connection`] and [`pdu`] are the protocol without any I/O. Written from the NVMe base, NVMe over Fabrics and NVMe/TCP
 //! transport specifications; their words stand beside the code that follows them.
 #![forbid(unsafe_code)]
 
 mod association;
+pub mod blob;
 mod bytes;
 pub mod connection;
 mod controller;

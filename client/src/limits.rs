@@ -65,6 +65,12 @@ pub const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 /// A write that is not taken while a connection ends because of an error is given up after this time.
 pub const PARTING_TIME: Duration = Duration::from_millis(100);
 
+/// Windows that a blob client remembers.
+pub const WINDOWS_REMEMBERED: usize = 64 << 10;
+
+/// How often a blob may move while it is being read.
+pub const MOVES_MAX: u32 = 8;
+
 const _: () = assert!(QUEUE_ENTRIES_MAX as u32 <= 1 << SLOT_BITS && SLOT_BITS < 16);
 const _: () = assert!(ADMIN_QUEUE_ENTRIES <= QUEUE_ENTRIES_MAX);
 const _: () = assert!(STAGING_BYTES >= HEADER_BYTES_MAX + TERM_DATA_BYTES_MAX as usize);

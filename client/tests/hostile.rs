@@ -412,14 +412,16 @@ fn a_command_that_is_never_answered_does_not_wait_for_ever() {
 
 #[test]
 fn a_keep_alive_that_fails_ends_the_association() {
-    let server = Server::start(Box::new(|capsule, is_admin, digests| {
-        match is_admin && capsule.opcode() == 0x18 {
+    let mut is_set_up = false;
+    let server = Server::start(Box::new(move |capsule, is_admin, digests| {
+        is_set_up |= is_admin && capsule.opcode() == 0x06 && capsule.dword(10) == 0;
+        match is_set_up && is_admin && capsule.opcode() == 0x18 {
             true => Answer::Bytes(response(capsule.cid(), 0x6, 0, digests)),
             false => Answer::Honest,
         }
     }));
     let options = Options {
-        keep_alive: Some(Duration::from_millis(100)),
+        keep_alive: Some(Duration::from_secs(2)),
         ..options(&server)
     };
     let (controller, namespace) = namespace(options);
@@ -445,7 +447,7 @@ fn requests_are_taken_only_as_many_as_agreed() {
     let server = Server::start(on_io(|_, _| Answer::Bytes(Vec::new())));
     let (controller, namespace) = namespace(Options {
         requests_max: 3,
-        command_timeout: Duration::from_millis(800),
+        command_timeout: Duration::from_secs(3),
         ..options(&server)
     });
     let waiting: Vec<_> = (0..3).map(|_| namespace.read(0, vec![0; 4096])).collect();
@@ -477,7 +479,7 @@ fn another_controller_in_the_place_of_the_first_is_noticed() {
     }));
     let reconnect = Reconnect {
         first: Duration::from_millis(1),
-        give_up_after: Duration::from_millis(400),
+        give_up_after: Duration::from_secs(2),
         ..Reconnect::default()
     };
     let (controller, namespace) = namespace(Options {

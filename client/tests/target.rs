@@ -9,6 +9,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use oriel_client::blob::{BlobError, Blobs};
 use oriel_client::nvme::Status;
 use oriel_client::nvme::discovery::Transport;
 use oriel_client::{
@@ -380,6 +381,15 @@ fn what_a_namespace_cannot_do_is_said_in_words() {
         "{long:?}"
     );
 
+    // A future of the blob client goes to any thread.
+    let opening = Blobs::open(namespace.clone());
+    let opened = std::thread::spawn(move || block_on(opening))
+        .join()
+        .unwrap();
+    let error = opened.err().expect("no Oriel node");
+    assert!(matches!(error, BlobError::Transport(_)), "{error}");
+    assert!(error.to_string().starts_with("STAT failed on"), "{error}");
+
     namespace.read(0, vec![0; 4096]).wait().1.unwrap();
     controller.close();
     let closed = namespace.read(0, vec![0; 4096]).wait().1;
@@ -530,13 +540,13 @@ fn an_idle_connection_stays() {
     let _turn = turn();
     let target = TargetProcess::start(Setup::default());
     let options = Options {
-        keep_alive: Some(Duration::from_secs(1)),
+        keep_alive: Some(Duration::from_secs(3)),
         reconnect: None,
         ..target.options(Digests::NONE)
     };
     let controller = connect(options);
     let namespace = namespace(&controller, 1);
-    std::thread::sleep(Duration::from_millis(3500));
+    std::thread::sleep(Duration::from_millis(7500));
     namespace.read(0, vec![0; 4096]).wait().1.unwrap();
     controller.close();
     target.end();
