@@ -182,6 +182,12 @@ impl<D: Drive> Log<D> {
     /// Makes durable changes visible, and answers those who wait for them.
     fn apply(&self, batch: Vec<Queued>) {
         let slab_blocks = self.layout.slab_blocks;
+        {
+            // They were looked at when they were asked for, and much has passed through the caches since.
+            let keys = &self.state.borrow().keys;
+            let blobs = batch.iter().filter_map(|queued| queued.blob);
+            blobs.for_each(|blob| keys.prefetch(blob));
+        }
         for queued in batch {
             let mut state = self.state.borrow_mut();
             if let Some((position, blocks)) = queued.window {

@@ -323,7 +323,7 @@ impl<D: Drive> Log<D> {
         if kind == KeyKind::Content {
             check_content(key, &buf.as_ref()[..length as usize]).await?;
         }
-        let fingerprint = self.state.borrow().keys.fingerprint(realm, &key);
+        let fingerprint = self.print(realm, &key).await;
         let Some(claim) = self.claim(fingerprint).await? else {
             return Ok(Put::AlreadyThere);
         };
@@ -346,6 +346,19 @@ impl<D: Drive> Log<D> {
             checksum,
         };
         self.create(record, claim, window).await
+    }
+
+    /// A key's fingerprint. Others have a turn while the line of its index entry comes from memory, so that the lines of
+    /// all who ask at once are on their way together.
+    pub(super) async fn print(&self, realm: RealmId, key: &Key) -> Fingerprint {
+        let fingerprint = {
+            let keys = &self.state.borrow().keys;
+            let fingerprint = keys.fingerprint(realm, key);
+            keys.prefetch(fingerprint);
+            fingerprint
+        };
+        yield_now().await;
+        fingerprint
     }
 
     fn check_put(&self, realm: RealmId, length: u64) -> Result<(), StoreError> {

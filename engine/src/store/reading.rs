@@ -8,7 +8,7 @@ use oriel_ec::Crc32c;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::join::both;
-use super::log::{Log, yield_now};
+use super::log::Log;
 use super::record::{Record, SMALL_BLOCKS, data_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
@@ -39,20 +39,12 @@ struct Blocks {
 }
 
 impl<D: Drive> Log<D> {
-    /// Looks a key up. Others have a turn while the line of its index entry comes from memory, so that the lines of all
-    /// who ask at once are on their way together.
     async fn find(
         &self,
         realm: RealmId,
         key: &Key,
     ) -> Result<Option<Found<D::Extent>>, StoreError> {
-        let fingerprint = {
-            let keys = &self.state.borrow().keys;
-            let fingerprint = keys.fingerprint(realm, key);
-            keys.prefetch(fingerprint);
-            fingerprint
-        };
-        yield_now().await;
+        let fingerprint = self.print(realm, key).await;
         self.find_print(realm, key, fingerprint)
     }
 
