@@ -6,17 +6,8 @@
 //!  ORIEL_SIM_HOURS=2 ORIEL_SIM_START=1000 cargo test --release -p oriel-engine --test store_random -- --ignored soak --nocapture
 //! ```
 //!
-//! Mutations made by hand in a copy, and what found each:
-//!
-//! | taken out | found by |
-//! |---|---|
-//! | the flush before a frame | `store_crash`, `Lie::BeforeFrames`: a blob is damaged |
-//! | the flush after a frame | `store_crash`, `Lie::AfterFrames`: an acknowledged blob is gone; seeds, within 70 |
-//! | the flush of a checkpoint | `store_crash`, `Lie::OfCheckpoints`: none was written to its end |
-//! | the checksum test of reads | seeds with rot, lost or misdirected writes, within 40: a read gives other bytes |
-//! | the checksum test of frames | `a_torn_frame_of_several_blocks_is_not_believed` |
-//! | the wait for a retired slab's last reader | seeds, within 250: a slab is deleted while somebody uses it |
-//! | the deadline of reservations | seeds, within 20: a window is committed after its deadline |
+//! `scripts/mutants` takes out rules of the store in a copy, one after the other, and expects this test and its neighbours to
+//! notice each.
 #![cfg(not(loom))]
 // Helpers of tests are tests as well, which clippy cannot know.
 #![allow(clippy::unwrap_used)]
