@@ -105,6 +105,9 @@ pub const SLOTS_MAX: usize = 4096;
 /// A drive asks for more positions when less than one part in so many of its last run is left.
 pub const LEASE_LEFT_PART: u64 = 4;
 
+/// Keys of a drive that it remembers as in doubt; when there are more, all are.
+pub const DOUBTFUL_MAX: usize = 1 << 16;
+
 /// Bytes of a blob that go from drive to drive at once.
 pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
 

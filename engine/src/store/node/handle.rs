@@ -249,7 +249,7 @@ impl<D: NodeDrive> NodeStore<D> {
             return Ok(Put::AlreadyThere);
         }
         let seat = self.seat(table, home)?;
-        let (version, payload) = (table.version, slot.take());
+        let (version, payload) = (unheld(table, places), slot.take());
         let payload = payload.ok_or(Again::Never(NodeError::Closing))?;
         let put = seat
             .call(move |lane| async move { lane.put(version, realm, key, payload, length).await });
@@ -288,7 +288,7 @@ impl<D: NodeDrive> NodeStore<D> {
             // What is looked up first goes last, so that nobody sees an older copy.
             for &at in places.iter().rev() {
                 let seat = self.seat(table, at)?;
-                let version = table.version;
+                let version = unheld(table, places);
                 let deleted =
                     seat.call(move |lane| async move { lane.delete(version, realm, key).await });
                 *was_there |= self.heard(table, at, deleted.await)?;
@@ -426,7 +426,7 @@ impl<D: NodeDrive> NodeStore<D> {
                         }
                     };
                 }
-                let version = table.version;
+                let version = unheld(&table, places);
                 let committed =
                     seat.call(move |lane| async move { lane.commit(version, realm, commit).await });
                 self.heard(&table, home, committed.await)
@@ -450,4 +450,9 @@ impl<D: NodeDrive> NodeStore<D> {
         let given_up = seat.call(move |lane| async move { lane.abandon(realm, position) });
         given_up.await.unwrap_or(false)
     }
+}
+
+/// What a drive has to know of the table if nobody holds the key; what is held is not changed by newer tables meanwhile.
+fn unheld<D>(table: &Table<D>, places: &[u16]) -> Option<u64> {
+    (places.len() == 1).then_some(table.version)
 }

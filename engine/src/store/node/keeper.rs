@@ -278,7 +278,13 @@ impl<D: NodeDrive> Keeper<D> {
             let (roster, seats) = {
                 let mut state = self.state.borrow_mut();
                 let here = present(&state.kept);
-                if here.is_empty() {
+                if !state
+                    .roster
+                    .members
+                    .iter()
+                    .any(|member| here.contains(&member.number))
+                {
+                    // Nobody is left who could say so; the next start asks those who were there last.
                     return;
                 }
                 state.roster.epoch += 1;

@@ -21,7 +21,7 @@ use super::ledger::Ledger;
 use super::place::DriveNumber;
 use super::seat::NodeDrive;
 use super::table::{Command, Shared};
-use crate::limits::LEASE_LEFT_PART;
+use crate::limits::{DOUBTFUL_MAX, LEASE_LEFT_PART};
 
 /// What a lane did not do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,7 +84,7 @@ impl Change<'_> {
 
 impl Drop for Change<'_> {
     fn drop(&mut self) {
-        if !self.is_known {
+        if !self.is_known && self.doubtful.borrow().len() < DOUBTFUL_MAX {
             self.doubtful.borrow_mut().insert(self.key);
         }
     }
@@ -243,7 +243,9 @@ impl<D: NodeDrive> Lane<D> {
             .keys
             .peek(state.keys.fingerprint(realm, &key))
             .is_some();
-        is_known || !log.is_trusted.get() || self.doubtful.borrow().contains(&(realm, key))
+        let doubtful = self.doubtful.borrow();
+        let is_doubtful = doubtful.len() == DOUBTFUL_MAX || doubtful.contains(&(realm, key));
+        is_known || is_doubtful || !log.is_trusted.get()
     }
 
     // ---- Changes --------------------------------------------------------------------------------
@@ -266,15 +268,23 @@ impl<D: NodeDrive> Lane<D> {
         })
     }
 
+    /// For a change by that version of the table; by none, if the caller holds the lane already.
+    async fn enter(&self, version: Option<u64>) -> Result<Option<Held<D>>, Refused> {
+        match version {
+            Some(version) => self.hold(version, None).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) async fn put(
         &self,
-        version: u64,
+        version: Option<u64>,
         realm: RealmId,
         key: (Key, KeyKind),
         payload: D::Payload,
         length: u64,
     ) -> Returned<D, Put> {
-        let entered = self.hold(version, None).await;
+        let entered = self.enter(version).await;
         let (entered, log) = match entered.and_then(|entered| Ok((entered, self.live()?))) {
             Ok(both) => both,
             Err(refused) => return (payload, Err(refused)),
@@ -290,11 +300,11 @@ impl<D: NodeDrive> Lane<D> {
 
     pub(super) async fn delete(
         &self,
-        version: u64,
+        version: Option<u64>,
         realm: RealmId,
         key: Key,
     ) -> Result<bool, Refused> {
-        let _entered = self.hold(version, None).await?;
+        let _entered = self.enter(version).await?;
         let log = self.live()?;
         let change = self.change(realm, key);
         let deleted = log.delete(realm, key).await;
@@ -326,11 +336,11 @@ impl<D: NodeDrive> Lane<D> {
 
     pub(super) async fn commit(
         &self,
-        version: u64,
+        version: Option<u64>,
         realm: RealmId,
         commit: Commit,
     ) -> Result<Put, Refused> {
-        let _entered = self.hold(version, None).await?;
+        let _entered = self.enter(version).await?;
         let log = self.live()?;
         let change = self.change(realm, commit.key);
         let committed = log.commit(realm, &commit).await;

@@ -259,6 +259,10 @@ impl<D: NodeDrive> Keeper<D> {
                 if self.is_closing.get() {
                     return Err(Broken::Stale);
                 }
+                if table.spread(stray.realm, &stray.key).is_lost_behind_home {
+                    // What the lost drive has would stand before it. It is looked at again when the drive is back, or gone.
+                    continue;
+                }
                 tally.strays += 1;
                 self.keep_pace(pace, stray.length).await;
                 match self.move_one(store, table, at, &stray).await {
@@ -310,7 +314,6 @@ impl<D: NodeDrive> Keeper<D> {
             Ok(refused) => broken(&refused),
             Err(NoLane) => Broken::Stale,
         })?;
-        let version = table.version;
         let mut first = None;
         for &at in &spread.present {
             let seat = table.seat(at).ok_or(Broken::Stale)?;
@@ -325,7 +328,7 @@ impl<D: NodeDrive> Keeper<D> {
         let delete_at = async |at: u16| -> Round<bool> {
             let seat = table.seat(at).ok_or(Broken::Stale)?;
             heard(
-                seat.call(move |lane| async move { lane.delete(version, realm, key).await })
+                seat.call(move |lane| async move { lane.delete(None, realm, key).await })
                     .await,
             )
         };
@@ -342,8 +345,10 @@ impl<D: NodeDrive> Keeper<D> {
             // It was deleted meanwhile.
             return Ok(false);
         }
-        // The one at home, if there is one, is from before that drive was away.
-        delete_at(home).await?;
+        // Others are from before drives were away, and must not come to stand before this one where it goes.
+        for &at in spread.present.iter().filter(|at| **at != from) {
+            delete_at(at).await?;
+        }
         self.copy(table, from, home, stray).await?;
         delete_at(from).await?;
         Ok(true)
@@ -378,7 +383,6 @@ impl<D: NodeDrive> Keeper<D> {
                 heard(written.await)?;
                 offset += bytes as u64;
             }
-            let version = table.version;
             let commit = Commit {
                 key,
                 kind,
@@ -387,7 +391,7 @@ impl<D: NodeDrive> Keeper<D> {
                 checksum: None,
             };
             let committed =
-                target.call(move |lane| async move { lane.commit(version, realm, commit).await });
+                target.call(move |lane| async move { lane.commit(None, realm, commit).await });
             heard(committed.await).map(drop)
         };
         let copied = copied.await;

@@ -121,6 +121,12 @@ impl<D: NodeDrive> NodeStore<D> {
         self.look(realm, key, ask).await
     }
 
+    /// Whether a drive that is lost may have a later blob of that key than those that are read now. Nothing is put under
+    /// such a key until the drive is back or forgotten.
+    pub fn may_be_outdated(&self, realm: RealmId, key: &Key) -> bool {
+        self.table().spread(realm, key).is_lost_behind_home
+    }
+
     /// Drives that are lost and may have a blob of that key.
     pub fn lost_places(&self, realm: RealmId, key: &Key) -> Vec<DriveLabel> {
         let table = self.table();

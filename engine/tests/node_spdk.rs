@@ -1,0 +1,284 @@
+//! A store of several of SPDK's devices, on two cores: blobs go to all of them, one is pulled out under load, one fails,
+//! one is added and one is emptied.
+#![cfg(not(loom))]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics where it stands"
+)]
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use oriel_engine::reactor::*;
+use oriel_engine::store::*;
+use oriel_spdk::bdev::IoKind;
+use oriel_spdk::bdev::create::{self, Fault, Kind};
+use oriel_spdk::{CoreSet, EnvOptions, SpdkThread, Subsystems, isolate};
+
+const STORE: StoreId = StoreId([0x5e; 16]);
+const REALM: RealmId = RealmId(3);
+const MIB: u64 = 1 << 20;
+const FORMAT: NodeFormat = NodeFormat {
+    drive: FormatOptions {
+        slab_blocks: 256,
+        journal_blocks: 64,
+    },
+    slot_blocks: 1 << 20,
+};
+const BLOBS: u64 = 60;
+
+type Store = NodeStore<SpdkDrive>;
+
+fn options() -> NodeOptions {
+    NodeOptions {
+        drive: OpenOptions {
+            store: Some(STORE),
+            blobs_max: 4096,
+            realms: vec![RealmOptions::new(REALM)],
+            ..OpenOptions::default()
+        },
+        ..NodeOptions::default()
+    }
+}
+
+/// Two reactors with SPDK, in a process of its own.
+fn on_two_cores<F, Fut>(test: &str, root: F)
+where
+    F: FnOnce(ReactorHandle, Rc<Subsystems>) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    if std::env::var_os("TSAN_OPTIONS").is_some() {
+        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
+        return;
+    }
+    isolate::run(test, || {
+        let env = EnvOptions {
+            cores: CoreSet::allowed().first(2),
+            ..EnvOptions::default()
+        };
+        let env = env.start().unwrap();
+        let config = ReactorConfig {
+            signals: false,
+            // The tests share two cores with whatever else runs there.
+            held_limit: Duration::from_secs(5),
+            backoff: Some(Backoff::small_machine()),
+            ..ReactorConfig::default()
+        };
+        start(&env, config, |reactors| async move {
+            attach(SpdkThread::create("main").unwrap());
+            for core in reactors.cores().into_iter().skip(1) {
+                let there = reactors.spawn(core, "make a thread", || async {
+                    attach(SpdkThread::create("other").unwrap());
+                });
+                there.unwrap().await.unwrap();
+            }
+            let subsystems = Rc::new(Subsystems::start().await.unwrap());
+            root(reactors, subsystems.clone()).await;
+            let subsystems = Rc::into_inner(subsystems).expect("the test let go of it");
+            subsystems.stop().await;
+        })
+        .unwrap();
+    });
+}
+
+/// Formats or loads a device on a core.
+async fn seat(reactors: &ReactorHandle, core: usize, name: &'static str) -> Seat<SpdkDrive> {
+    let cores = reactors.cores();
+    let load = move || async move {
+        let drive = match SpdkDrive::load(name).await {
+            Err(SpdkDriveError::NotFormatted { .. }) => {
+                SpdkDrive::format(name, &FORMAT.drive).await.unwrap()
+            }
+            loaded => loaded.unwrap(),
+        };
+        Seat::new(drive, index_in_memory(4096).unwrap(), name)
+    };
+    let core = cores[core % cores.len()];
+    reactors
+        .spawn(core, "load a drive", load)
+        .unwrap()
+        .await
+        .unwrap()
+}
+
+async fn opened(seats: Vec<Seat<SpdkDrive>>) -> (Store, JoinHandle<()>) {
+    let (store, keeper, recovery) = open_node(seats, options()).await.unwrap();
+    assert_eq!(recovery.lost, []);
+    let keeper = spawn_local("keeper", keeper.run()).unwrap();
+    (store, keeper)
+}
+
+fn key(number: u64) -> Key {
+    Key::of_content(&number.to_le_bytes())
+}
+
+fn content(number: u64) -> Vec<u8> {
+    let length = 1000 + number as usize * 2377 % 90_000;
+    (0..length)
+        .map(|at| (at as u64 * 7 + number) as u8)
+        .collect()
+}
+
+async fn put(store: &Store, number: u64) -> Result<Put, NodeError> {
+    store
+        .put(REALM, key(number), KeyKind::Name, &content(number))
+        .await
+}
+
+async fn get(store: &Store, number: u64) -> Result<Option<Vec<u8>>, NodeError> {
+    store.read(REALM, &key(number), 0, u64::MAX).await
+}
+
+async fn memory(sub: &Subsystems, name: &str) {
+    create::malloc(sub, name, 64 * MIB / 4096, 4096)
+        .await
+        .unwrap();
+}
+
+#[test]
+fn blobs_are_on_all_drives_and_reached_from_all_cores() {
+    on_two_cores(
+        "blobs_are_on_all_drives_and_reached_from_all_cores",
+        |reactors, sub| async move {
+            memory(&sub, "a").await;
+            memory(&sub, "b").await;
+            let seats = vec![seat(&reactors, 0, "a").await, seat(&reactors, 1, "b").await];
+            format_node(&seats, STORE, &FORMAT).await.unwrap();
+            let (store, keeper) = opened(seats).await;
+            for number in 0..BLOBS {
+                assert_eq!(put(&store, number).await, Ok(Put::Created));
+                assert_eq!(put(&store, number).await, Ok(Put::AlreadyThere));
+            }
+            let stat = store.stat().await;
+            assert!(
+                stat.drives.iter().all(|drive| drive.log.blobs > 10),
+                "{stat:?}"
+            );
+            assert_eq!(stat.blobs, BLOBS);
+            // From the other core, where a drive that was another core's is this one's.
+            let there = *reactors.cores().last().unwrap();
+            let elsewhere = store.clone();
+            let read = reactors.spawn(there, "reads", move || async move {
+                for number in 0..BLOBS {
+                    assert_eq!(get(&elsewhere, number).await, Ok(Some(content(number))));
+                }
+                assert_eq!(put(&elsewhere, BLOBS).await, Ok(Put::Created));
+            });
+            read.unwrap().await.unwrap();
+            store.close();
+            keeper.await;
+
+            // Once more, and one of the drives is emptied on to a new one.
+            memory(&sub, "c").await;
+            let seats = vec![seat(&reactors, 1, "a").await, seat(&reactors, 0, "b").await];
+            let (store, keeper) = opened(seats).await;
+            let format = FORMAT.drive;
+            let added = store.add(seat(&reactors, 1, "c").await, &format).await;
+            assert_eq!(added, Ok(DriveNumber(2)));
+            store.drain(DriveNumber(0)).await.unwrap();
+            loop {
+                let stat = store.stat().await;
+                if stat.drives.len() == 2 && !stat.drives.iter().any(|drive| drive.is_filling) {
+                    assert_eq!(stat.blobs, BLOBS + 1);
+                    break;
+                }
+                assert_eq!(get(&store, 7).await, Ok(Some(content(7))));
+                sleep(Duration::from_millis(1)).await;
+            }
+            for number in 0..=BLOBS {
+                assert_eq!(get(&store, number).await, Ok(Some(content(number))));
+            }
+            store.close();
+            keeper.await;
+            // It is nobody's any more.
+            let seats = vec![seat(&reactors, 0, "a").await];
+            let error = open_node(seats, options()).await.err().unwrap();
+            assert_eq!(error, NodeOpenError::NoDrives);
+            for name in ["a", "b", "c"] {
+                create::delete(&sub, Kind::Malloc, name).await.unwrap();
+            }
+        },
+    );
+}
+
+#[test]
+fn a_drive_that_is_pulled_out_or_fails_takes_its_own_blobs_only() {
+    on_two_cores(
+        "a_drive_that_is_pulled_out_or_fails_takes_its_own_blobs_only",
+        |reactors, sub| async move {
+            let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let path = directory.path().join("drive");
+            std::fs::File::create(&path)
+                .unwrap()
+                .set_len(64 * MIB)
+                .unwrap();
+            create::aio(&sub, "file", &path, 4096).await.unwrap();
+            assert_eq!(create::error(&sub, "file").await.unwrap(), "EE_file");
+            memory(&sub, "a").await;
+            memory(&sub, "b").await;
+            let seats = vec![
+                seat(&reactors, 0, "a").await,
+                seat(&reactors, 1, "b").await,
+                seat(&reactors, 1, "EE_file").await,
+            ];
+            format_node(&seats, STORE, &FORMAT).await.unwrap();
+            let (store, keeper) = opened(seats).await;
+            let mut of_b = Vec::new();
+            for number in 0..BLOBS {
+                put(&store, number).await.unwrap();
+                let place = store.locate(REALM, &key(number)).await.unwrap().unwrap();
+                if store.drive_of(place.position) == Some(DriveNumber(1)) {
+                    of_b.push(number);
+                }
+            }
+            assert!(of_b.len() > 5);
+            // Under load from this core, which goes on.
+            let load = store.clone();
+            let load = spawn_local("load", async move {
+                let mut created = Vec::new();
+                for number in 1000..1200 {
+                    let put = put(&load, number).await;
+                    if put == Ok(Put::Created) {
+                        created.push(number);
+                    }
+                }
+                created
+            });
+            create::delete(&sub, Kind::Malloc, "b").await.unwrap();
+            let created = load.unwrap().await;
+            assert!(created.len() > 100, "{}", created.len());
+            while store.stat().await.drives[1].loss.is_none() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            for number in 0..BLOBS {
+                match (of_b.contains(&number), get(&store, number).await) {
+                    (false, read) => assert_eq!(read, Ok(Some(content(number)))),
+                    (true, Err(error @ NodeError::Lost { .. })) => {
+                        assert!(error.to_string().contains("drive 1 ('b')"), "{error}");
+                    }
+                    (true, read) => panic!("{:?}", read.map(|read| read.map(|bytes| bytes.len()))),
+                }
+            }
+            // What is put again goes elsewhere.
+            assert_eq!(put(&store, of_b[0]).await, Ok(Put::Created));
+            assert_eq!(get(&store, of_b[0]).await, Ok(Some(content(of_b[0]))));
+
+            create::inject(&sub, "EE_file", IoKind::Flush, Fault::Fail, 1)
+                .await
+                .unwrap();
+            for number in 2000..2050 {
+                assert_eq!(put(&store, number).await, Ok(Put::Created), "{number}");
+            }
+            let stat = store.stat().await;
+            assert!(stat.drives[2].loss.is_some(), "{stat:?}");
+            for number in 2000..2050 {
+                assert_eq!(get(&store, number).await, Ok(Some(content(number))));
+            }
+            store.close();
+            keeper.await;
+            create::delete(&sub, Kind::Malloc, "a").await.unwrap();
+            create::delete(&sub, Kind::Error, "EE_file").await.unwrap();
+            create::delete(&sub, Kind::Aio, "file").await.unwrap();
+        },
+    );
+}
