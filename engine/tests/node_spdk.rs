@@ -85,12 +85,8 @@ where
 async fn seat(reactors: &ReactorHandle, core: usize, name: &'static str) -> Seat<SpdkDrive> {
     let cores = reactors.cores();
     let load = move || async move {
-        let drive = match SpdkDrive::load(name).await {
-            Err(SpdkDriveError::NotFormatted { .. }) => {
-                SpdkDrive::format(name, &FORMAT.drive).await.unwrap()
-            }
-            loaded => loaded.unwrap(),
-        };
+        // One that was formatted before is loaded.
+        let drive = SpdkDrive::format(name, &FORMAT.drive).await.unwrap();
         Seat::new(drive, index_in_memory(4096).unwrap(), name)
     };
     let core = cores[core % cores.len()];

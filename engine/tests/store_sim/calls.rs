@@ -105,6 +105,19 @@ impl Lie {
     }
 }
 
+/// The power of a whole node, which goes with a call of any of its drives.
+#[derive(Default)]
+pub(crate) struct Power {
+    pub(crate) calls: Cell<u64>,
+    pub(crate) goes_at: Cell<Option<u64>>,
+}
+
+impl Power {
+    pub(crate) fn is_gone(&self) -> bool {
+        self.goes_at.get().is_some_and(|at| self.calls.get() >= at)
+    }
+}
+
 pub(crate) type Observer = Box<dyn FnMut(u64, Vec<Image>)>;
 
 pub(super) struct State {
@@ -125,6 +138,10 @@ pub(super) struct State {
     pub(super) crash_at: Option<u64>,
     pub(super) has_crashed: bool,
     pub(super) remove_at: Option<u64>,
+    /// Waits for that.
+    pub(super) removal_waker: Option<Waker>,
+    /// What the drive has its power from, if others have theirs from it, too.
+    pub(super) power: Option<Rc<Power>>,
     pub(super) lie: Option<Lie>,
     pub(super) temper: Option<Rc<Temper>>,
     pub(super) harm: Harm,
@@ -150,6 +167,8 @@ impl State {
             crash_at: None,
             has_crashed: false,
             remove_at: None,
+            removal_waker: None,
+            power: None,
             lie: None,
             temper: None,
             harm: Harm::default(),
@@ -263,6 +282,13 @@ impl State {
         if self.has_crashed {
             return;
         }
+        if let Some(power) = &self.power {
+            power.calls.set(power.calls.get() + 1);
+            if power.is_gone() {
+                self.has_crashed = true;
+                return;
+            }
+        }
         if let Some(mut observer) = self.observer.take() {
             observer(self.ended_calls, self.images());
             self.observer = Some(observer);
@@ -276,6 +302,9 @@ impl State {
             return;
         };
         let is_removed = self.remove_at.is_some_and(|at| self.ended_calls >= at);
+        if is_removed && let Some(waker) = self.removal_waker.take() {
+            waker.wake();
+        }
         let given = match is_removed {
             true => Err(DriveError::Failed {
                 reason: "it was removed".into(),

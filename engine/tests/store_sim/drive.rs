@@ -10,9 +10,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use oriel_engine::store::{BLOCK_BYTES, Drive, DriveError, ExtentName, Transferred};
+use oriel_engine::store::{BLOCK_BYTES, Drive, DriveError, ExtentName, NodeDrive, Transferred};
 
-use super::calls::{Call, Given, Lie, Observer, State, What, Write};
+use super::calls::{Call, Given, Lie, Observer, Power, State, What, Write};
 use super::faults::{Harm, Temper};
 use super::image::{Block, Image};
 use super::world::Rng;
@@ -51,6 +51,12 @@ impl SimDrive {
         self.0.borrow_mut().crash_at = Some(call);
     }
 
+    /// Has its power from where others have theirs.
+    pub(crate) fn with_power(self, power: &Rc<Power>) -> Self {
+        self.0.borrow_mut().power = Some(power.clone());
+        self
+    }
+
     /// From the call of that number on everything fails.
     pub(crate) fn remove_at(&self, call: u64) {
         self.0.borrow_mut().remove_at = Some(call);
@@ -67,6 +73,10 @@ impl SimDrive {
 
     pub(crate) fn has_crashed(&self) -> bool {
         self.0.borrow().has_crashed
+    }
+
+    pub(crate) fn will_be_removed(&self) -> bool {
+        self.0.borrow().remove_at.is_some()
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -246,5 +256,36 @@ impl Drive for SimDrive {
     async fn flush(&self) -> Result<(), DriveError> {
         let begun = self.0.borrow().ended_writes;
         self.call(What::Flush(begun)).await.map(|_| ())
+    }
+}
+
+impl NodeDrive for SimDrive {
+    type Payload = Vec<u8>;
+
+    fn payload(bytes: usize) -> Result<Vec<u8>, DriveError> {
+        Ok(vec![0; bytes])
+    }
+
+    fn take(&self, payload: Vec<u8>) -> Vec<u8> {
+        payload
+    }
+
+    fn give(buf: Vec<u8>) -> Vec<u8> {
+        buf
+    }
+
+    async fn removed(&self) {
+        poll_fn(|cx| {
+            if self.is_removed() {
+                return Poll::Ready(());
+            }
+            self.0.borrow_mut().removal_waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn close(self) -> Result<(), DriveError> {
+        Ok(())
     }
 }

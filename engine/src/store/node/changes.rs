@@ -200,13 +200,18 @@ impl<D: NodeDrive> Keeper<D> {
                 return Err(ChangeError::NotLost { drive });
             }
             // Whoever says so speaks for it.
-            let State { roster, kept } = &mut *state;
+            let State {
+                roster,
+                kept,
+                voters: before,
+            } = &mut *state;
             let mut without = roster.clone();
             without.members.retain(|member| member.number != number);
             let voters = without.voters(&present(kept));
             if !voters.is_majority() {
                 return Err(NodeError::ReadOnly { voters }.into());
             }
+            before.retain(|voter| *voter != number);
             *roster = without;
         }
         self.commit(|_| ()).await;

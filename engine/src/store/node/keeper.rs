@@ -59,9 +59,23 @@ impl<D> Kept<D> {
 pub(super) struct State<D> {
     pub(super) roster: Roster,
     pub(super) kept: Vec<Kept<D>>,
+    /// The voters of the roster that was written to all drives last.
+    pub(super) voters: Vec<DriveNumber>,
 }
 
 impl<D: NodeDrive> State<D> {
+    /// Whether a roster may be written without those that are lost: only if they are no majority, which could be started
+    /// alone and would not know of it.
+    fn may_go_on(&self) -> bool {
+        let here = present(&self.kept);
+        let left = self
+            .voters
+            .iter()
+            .filter(|voter| here.contains(voter))
+            .count();
+        left > 0 && left * 2 >= self.voters.len()
+    }
+
     pub(super) fn kept(&mut self, number: DriveNumber) -> Option<&mut Kept<D>> {
         self.kept.iter_mut().find(|kept| kept.number == number)
     }
@@ -130,7 +144,13 @@ pub struct Keeper<D: NodeDrive> {
 
 impl<D: NodeDrive> Keeper<D> {
     pub(super) async fn begin(roster: Roster, kept: Vec<Kept<D>>, options: NodeOptions) -> Self {
-        let state = State { roster, kept };
+        let voters = roster.members.iter().filter(|member| member.is_voter);
+        let voters = voters.map(|member| member.number).collect();
+        let state = State {
+            roster,
+            kept,
+            voters,
+        };
         let keeper = Self {
             shared: Arc::new(Shared::new(state.table(0))),
             options,
@@ -278,17 +298,16 @@ impl<D: NodeDrive> Keeper<D> {
             let (roster, seats) = {
                 let mut state = self.state.borrow_mut();
                 let here = present(&state.kept);
-                if !state
-                    .roster
-                    .members
-                    .iter()
-                    .any(|member| here.contains(&member.number))
-                {
-                    // Nobody is left who could say so; the next start asks those who were there last.
+                if !state.may_go_on() {
+                    // From here on it can be read only. The next start asks those who were there last.
+                    let State { roster, voters, .. } = &mut *state;
+                    for member in &mut roster.members {
+                        member.is_voter = voters.contains(&member.number);
+                    }
                     return;
                 }
                 state.roster.epoch += 1;
-                let State { roster, kept } = &mut *state;
+                let State { roster, kept, .. } = &mut *state;
                 for member in &mut roster.members {
                     let is_here = here.contains(&member.number);
                     member.is_voter = is_here;
@@ -310,6 +329,9 @@ impl<D: NodeDrive> Keeper<D> {
                 }
             }
             if is_everywhere {
+                let mut state = self.state.borrow_mut();
+                let voters = roster.members.iter().filter(|member| member.is_voter);
+                state.voters = voters.map(|member| member.number).collect();
                 return;
             }
         }
@@ -449,14 +471,9 @@ impl<D: NodeDrive> Keeper<D> {
             return;
         }
         self.lose(number, reason.map_or(Loss::CoreStopped, Loss::Failed));
-        // It is no voter any more from here on; as one that is lost, it must not be counted on to say so.
-        let others_are_enough = {
-            let state = self.state.borrow();
-            let was_writable = self.shared.table().voters.is_majority();
-            was_writable && !present(&state.kept).is_empty()
-        };
-        if others_are_enough && let Some(member) = self.state.borrow_mut().roster.member_mut(number)
-        {
+        let goes_on = self.state.borrow().may_go_on() && self.shared.table().voters.is_majority();
+        if goes_on && let Some(member) = self.state.borrow_mut().roster.member_mut(number) {
+            // As one that is lost, it must not be counted on to say so.
             member.is_voter = false;
         }
         self.commit(|_| ()).await;
