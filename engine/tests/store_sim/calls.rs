@@ -380,14 +380,6 @@ impl State {
                 );
                 write.number = self.ended_writes;
                 self.ended_writes += 1;
-                if matches!(name, ExtentName::Journal(_)) {
-                    self.frames.push(Frame {
-                        number: write.number,
-                        name,
-                        block,
-                        blocks: count,
-                    });
-                }
                 if strikes(|faults| faults.write_errors) {
                     let part = self.random(|rng| rng.one_of_parts(&write.parts()));
                     write.carry_out(&mut self.now, part.clone());
@@ -395,6 +387,15 @@ impl State {
                     write.blocks = write.blocks[part].to_vec();
                     self.cached.push(write);
                     return Err(transfer_failed(name, block, "not writable"));
+                }
+                // One whose write failed may be there in part, and vouches for nothing.
+                if matches!(name, ExtentName::Journal(_)) {
+                    self.frames.push(Frame {
+                        number: write.number,
+                        name,
+                        block,
+                        blocks: count,
+                    });
                 }
                 if strikes(|faults| faults.lost) {
                     self.harm.add(name, block, count);
