@@ -63,22 +63,25 @@ impl<D: Drive> Ledger<D> {
         self.writes.set(self.writes.get() + 1);
         roster.writes = self.writes.get();
         for copy in [0u8, 1] {
-            let known = self.extents.borrow()[usize::from(copy)].clone();
-            let extent = match known {
-                Some(extent) => extent,
-                None => {
-                    drive
-                        .create(ExtentName::Roster(copy), ROSTER_BLOCKS)
-                        .await?
-                }
-            };
+            let extent = self.extent(drive, copy).await?;
             let mut buf = drive.buffer(ROSTER_BLOCKS as usize * BLOCK_BYTES)?;
             roster.encode(buf.as_mut());
             drive.write(&extent, 0, buf).await.1?;
             drive.flush().await?;
-            self.extents.borrow_mut()[usize::from(copy)] = Some(extent);
         }
         Ok(())
+    }
+
+    /// Where a copy is kept; made if it is not there, and known from then on, whatever becomes of its first write.
+    async fn extent(&self, drive: &D, copy: u8) -> Result<D::Extent, OpenError> {
+        let known = self.extents.borrow()[usize::from(copy)].clone();
+        if let Some(extent) = known {
+            return Ok(extent);
+        }
+        let name = ExtentName::Roster(copy);
+        let extent = drive.create(name, ROSTER_BLOCKS).await?;
+        self.extents.borrow_mut()[usize::from(copy)] = Some(extent.clone());
+        Ok(extent)
     }
 
     pub(super) fn drop_extents(&self) {
