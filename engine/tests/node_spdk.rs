@@ -126,7 +126,7 @@ async fn get(store: &Store, number: u64) -> Result<Option<Vec<u8>>, NodeError> {
 }
 
 async fn memory(sub: &Subsystems, name: &str) {
-    create::malloc(sub, name, 64 * MIB / 4096, 4096)
+    create::malloc(sub, name, 32 * MIB / 4096, 4096)
         .await
         .unwrap();
 }

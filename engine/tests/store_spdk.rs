@@ -130,7 +130,7 @@ fn what_is_not_ours_is_refused_with_a_sentence() {
             matches!(error, SpdkDriveError::Open(DeviceError::NotFound { .. })),
             "{error}"
         );
-        memory(&sub, "blank", 64 * MIB).await;
+        memory(&sub, "blank", 16 * MIB).await;
         let error = refused("blank").await;
         assert!(
             matches!(error, SpdkDriveError::NotFormatted { .. }),
@@ -138,7 +138,7 @@ fn what_is_not_ours_is_refused_with_a_sentence() {
         );
         assert!(error.to_string().contains("format it first"), "{error}");
 
-        memory(&sub, "foreign", 64 * MIB).await;
+        memory(&sub, "foreign", 16 * MIB).await;
         let options = InitOptions::new(StoreType::new("LVOLSTORE"));
         let foreign = Blobstore::init("foreign", options, |_| {}).await.unwrap();
         let new = NewBlob {

@@ -53,6 +53,7 @@ dev_destroy(struct spdk_bs_dev *dev)
 		abort();
 	}
 	*link = watch->next;
+	spdk_bdev_module_release_bdev(watch->bdev);
 	watch->destroy(dev);
 	watch->released(watch->ctx);
 }
@@ -99,6 +100,31 @@ dev_open(const char *name, struct oriel_bs_dev_watch *watch, struct spdk_bs_dev 
 #endif
 }
 
+static void
+no_event(enum spdk_bdev_event_type type, struct spdk_bdev *bdev, void *ctx)
+{
+	(void)type;
+	(void)bdev;
+	(void)ctx;
+}
+
+/* The device of that name, which stays as long as the caller has it open. */
+static int
+bdev_of(const char *name, struct spdk_bdev **bdev)
+{
+	struct spdk_bdev_desc *desc;
+	int rc = spdk_bdev_open_ext(name, false, no_event, NULL, &desc);
+
+	if (rc == 0) {
+		*bdev = spdk_bdev_desc_get_bdev(desc);
+		spdk_bdev_close(desc);
+	}
+	return rc;
+}
+
+/* Not by spdk_bs_bdev_claim(): in newer releases it refuses a device that anybody else has open for writing, and
+ * whoever wants to flush the device has to have it open so, since a blobstore has no flush. This claim refuses
+ * those who come afterwards, as that of older releases does. */
 int
 oriel_bs_dev_open(const char *name, struct oriel_bs_dev_watch *watch, struct spdk_bs_dev **out)
 {
@@ -108,7 +134,10 @@ oriel_bs_dev_open(const char *name, struct oriel_bs_dev_watch *watch, struct spd
 	if (rc != 0) {
 		return rc;
 	}
-	rc = spdk_bs_bdev_claim(dev, &blob_module);
+	rc = bdev_of(name, &watch->bdev);
+	if (rc == 0) {
+		rc = spdk_bdev_module_claim_bdev(watch->bdev, NULL, &blob_module);
+	}
 	if (rc != 0) {
 		dev->destroy(dev);
 		return rc;

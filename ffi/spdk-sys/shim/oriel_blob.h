@@ -21,6 +21,7 @@ struct oriel_bs_dev_watch {
 	void (*released)(void *ctx);
 	void *ctx;
 	struct spdk_bs_dev *dev;
+	struct spdk_bdev *bdev;
 	void (*destroy)(struct spdk_bs_dev *dev);
 	struct oriel_bs_dev_watch *next;
 };

@@ -65,6 +65,7 @@ pub(super) fn open(
             released: Some(released),
             ctx: std::ptr::null_mut(),
             dev: std::ptr::null_mut(),
+            bdev: std::ptr::null_mut(),
             destroy: None,
             next: std::ptr::null_mut(),
         },
