@@ -25,6 +25,10 @@ io_type_from_spdk(enum spdk_bdev_io_type type)
 #define X(name) case SPDK_BDEV_IO_TYPE_##name: return ORIEL_IO_##name;
 	ORIEL_IO_TYPES(X)
 #undef X
+#if SPDK_SINCE(24, 1)
+	/* The NVMe-oF target's way of passing a command through: the same, with a list of buffers. */
+	case SPDK_BDEV_IO_TYPE_NVME_IOV_MD: return ORIEL_IO_NVME_IO;
+#endif
 	default:
 		return ORIEL_IO_OTHER;
 	}

@@ -211,6 +211,17 @@ oriel_io_get(struct spdk_bdev_io *io, struct oriel_io *out)
 		out->nvme_buf = io->u.nvme_passthru.buf;
 		out->nvme_len = io->u.nvme_passthru.nbytes;
 		break;
+#if SPDK_SINCE(24, 1)
+	case SPDK_BDEV_IO_TYPE_NVME_IOV_MD:
+		out->nvme_cmd = &io->u.nvme_passthru.cmd;
+		/* Several buffers are none to devices of ours, which then find the transfer too short. */
+		if (io->u.nvme_passthru.iovcnt == 1 &&
+		    io->u.nvme_passthru.iovs[0].iov_len >= io->u.nvme_passthru.nbytes) {
+			out->nvme_buf = io->u.nvme_passthru.iovs[0].iov_base;
+			out->nvme_len = io->u.nvme_passthru.nbytes;
+		}
+		break;
+#endif
 	case SPDK_BDEV_IO_TYPE_RESET:
 	case SPDK_BDEV_IO_TYPE_ABORT:
 		break;

@@ -4,6 +4,8 @@
 //! the bdev layer. It is shared by all SPDK threads; what belongs to one thread lives in its
 //! [`Device::Channel`]. Every request must be completed; one that is dropped fails.
 
+mod lent;
+
 use std::ffi::{CString, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -16,6 +18,7 @@ use thiserror::Error;
 use crate::bdev::{BlockRange, IoError, IoKind};
 use crate::oneshot::{oneshot, reply_rc};
 use crate::thread::Home;
+pub use lent::Lent;
 
 /// What a device does.
 pub trait Device: Send + Sync + 'static {
@@ -105,6 +108,15 @@ const DROPPED: IoError = IoError {
 };
 
 impl Request {
+    fn of(raw: NonNull<sys::spdk_bdev_io>) -> Self {
+        let mut parts = std::mem::MaybeUninit::zeroed();
+        // SAFETY: the request is live, and the shim fills the struct.
+        unsafe { sys::oriel_io_get(raw.as_ptr(), parts.as_mut_ptr()) };
+        // SAFETY: filled above; all-zero would be valid too.
+        let io = unsafe { parts.assume_init() };
+        Self { raw, io }
+    }
+
     /// What is asked. None for a kind that this crate does not know; fail those.
     pub fn kind(&self) -> Option<IoKind> {
         IoKind::from_raw(self.io.type_)
@@ -174,7 +186,8 @@ impl Request {
         );
     }
 
-    fn complete_nvme(self, dword0: u32, status: IoError) {
+    /// Ends an NVMe pass-through with dword 0 of its completion and a status.
+    pub fn complete_nvme(self, dword0: u32, status: IoError) {
         let raw = self.into_raw();
         // SAFETY: as in complete().
         unsafe {
@@ -244,12 +257,7 @@ extern "C" fn submit<D: Device>(
     // SAFETY: the channel lives until channel_destroy; only shared references are ever made.
     let channel = unsafe { &*channel.cast::<(D::Channel, u8)>() };
     let raw = NonNull::new(io).expect("SPDK submits live requests");
-    let mut parts = std::mem::MaybeUninit::zeroed();
-    // SAFETY: the request is live, and the shim fills the struct.
-    unsafe { sys::oriel_io_get(io, parts.as_mut_ptr()) };
-    // SAFETY: filled above; all-zero would be valid too.
-    let parts = unsafe { parts.assume_init() };
-    device.submit(&channel.0, Request { raw, io: parts });
+    device.submit(&channel.0, Request::of(raw));
 }
 
 /// A registered device. [`Registered::unregister`] takes it away; dropping this leaves it to the

@@ -12,9 +12,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
-use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, BlockRange, IoError, IoKind, RequestError};
-use oriel_spdk::device::{Device, DeviceSpec, RegisterError, Request, register};
+use oriel_spdk::bdev::{
+    Access, BdevDesc, BdevEvent, BlockRange, IoError, IoKind, Memory, RequestError, create,
+};
+use oriel_spdk::device::{Device, DeviceSpec, Lent, RegisterError, Request, register};
 use oriel_spdk::{DmaBuf, isolate};
 use support::with_spdk;
 
@@ -200,6 +203,141 @@ fn a_device_in_rust_reads_writes_fails_and_goes() {
             drop(channel);
             registered.unregister().await.unwrap();
             assert_eq!(dropped.load(Ordering::SeqCst), 3);
+        });
+    });
+}
+
+/// Hands its reads and writes on, as memory, to whoever empties the queue.
+struct Lender(Arc<Mutex<Vec<Lent>>>);
+
+impl Device for Lender {
+    type Channel = ();
+
+    fn supports(&self, kind: IoKind) -> bool {
+        matches!(kind, IoKind::Read | IoKind::Write)
+    }
+
+    fn channel(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn submit(&self, (): &(), request: Request) {
+        match request.lend() {
+            Ok(lent) => self.0.lock().unwrap().push(lent),
+            Err(request) => request.complete(Err(MEDIA_ERROR)),
+        }
+    }
+}
+
+/// Both futures, each polled at every turn.
+async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    let (mut of_a, mut of_b) = (None, None);
+    std::future::poll_fn(|cx| {
+        if of_a.is_none()
+            && let Poll::Ready(value) = a.as_mut().poll(cx)
+        {
+            of_a = Some(value);
+        }
+        if of_b.is_none()
+            && let Poll::Ready(value) = b.as_mut().poll(cx)
+        {
+            of_b = Some(value);
+        }
+        match of_a.is_some() && of_b.is_some() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    (of_a.unwrap(), of_b.unwrap())
+}
+
+async fn next(queue: &Mutex<Vec<Lent>>) -> Lent {
+    std::future::poll_fn(|_| match queue.lock().unwrap().pop() {
+        Some(lent) => Poll::Ready(lent),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+#[test]
+fn a_requests_memory_is_filled_by_the_device_below() {
+    isolate::run("a_requests_memory_is_filled_by_the_device_below", || {
+        with_spdk(async |sub| {
+            create::malloc(&sub, "Below", 64, 4096).await.unwrap();
+            let queue = Arc::<Mutex<Vec<Lent>>>::default();
+            let spec = DeviceSpec {
+                name: "Lender".into(),
+                product: "lends its memory".into(),
+                block_size: BLOCK as u32,
+                blocks: 64,
+                boundary_blocks: 0,
+                write_cache: false,
+                uuid: [9; 16],
+            };
+            let registered = register(&spec, Lender(Arc::clone(&queue))).unwrap();
+            let above = BdevDesc::open("Lender", Access::ReadWrite, |_| {}).unwrap();
+            let below = BdevDesc::open("Below", Access::ReadWrite, |_| {}).unwrap();
+            let (upper, lower) = (above.channel().unwrap(), below.channel().unwrap());
+            let range = BlockRange::new(5, 3);
+            let mut written = DmaBuf::zeroed(3 * BLOCK, BLOCK).unwrap();
+            written
+                .iter_mut()
+                .enumerate()
+                .for_each(|(index, byte)| *byte = (index / 11) as u8);
+            let bytes = written.to_vec();
+            let start = written.as_ptr();
+            let forward = async {
+                let lent = next(&queue).await;
+                assert_eq!((lent.len(), lent.as_ref()), (bytes.len(), &bytes[..]));
+                assert_eq!(lent.as_ref().as_ptr(), start, "no copy");
+                let (memory, result) = lower.write_at(Memory::Lent(lent), range).await;
+                result.unwrap();
+                let Memory::Lent(lent) = memory else {
+                    panic!("what was sent comes back");
+                };
+                lent.take_back().complete(Ok(()));
+            };
+            let ((mut buf, result), ()) = both(upper.write_at(written, range), forward).await;
+            result.unwrap();
+            buf.fill(0xee);
+            let forward = async {
+                let memory = Memory::Lent(next(&queue).await);
+                let (memory, result) = lower.read_at(memory, range).await;
+                result.unwrap();
+                let Memory::Lent(lent) = memory else {
+                    panic!("what was sent comes back");
+                };
+                lent.take_back().complete(Ok(()));
+            };
+            let ((buf, result), ()) = both(upper.read_at(buf, range), forward).await;
+            result.unwrap();
+            assert_eq!(*buf, bytes[..]);
+
+            // Dropped, here and elsewhere, it fails its request, which comes back on its own thread.
+            let forgotten = Err(RequestError::Device(IoError {
+                status_type: 0,
+                status_code: 6,
+            }));
+            for elsewhere in [false, true] {
+                let forget = async {
+                    let lent = next(&queue).await;
+                    match elsewhere {
+                        false => drop(lent),
+                        true => std::thread::spawn(move || drop(lent)).join().unwrap(),
+                    }
+                };
+                let buf = DmaBuf::zeroed(BLOCK, BLOCK).unwrap();
+                let read = upper.read_at(buf, BlockRange::new(0, 1));
+                let ((_, result), ()) = both(read, forget).await;
+                assert_eq!(result, forgotten, "{elsewhere}");
+            }
+            drop((upper, lower, above, below));
+            registered.unregister().await.unwrap();
+            create::delete(&sub, create::Kind::Malloc, "Below")
+                .await
+                .unwrap();
         });
     });
 }

@@ -5,15 +5,99 @@
 //! alone, and its buffer is freed when the device is done with it.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::io::{BlockRange, Channel, Complete, Io, IoError, Rejected, Rejection};
 use crate::DmaBuf;
+use crate::device::Lent;
 use crate::limits::ASYNC_REQUESTS_KEPT_PER_CHANNEL;
 
-pub(crate) type PooledIo = Io<Pending, Option<DmaBuf>>;
+/// What an asynchronous request transfers: memory of this program, or that of a request to a device of this program.
+#[derive(Debug)]
+pub enum Memory {
+    /// Its own.
+    Own(DmaBuf),
+    /// A request's.
+    Lent(Lent),
+}
+
+impl Memory {
+    pub(super) fn as_raw(&self) -> *mut c_void {
+        match self {
+            Self::Own(own) => own.as_raw(),
+            Self::Lent(lent) => lent.as_raw(),
+        }
+    }
+
+    /// Bytes of it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Own(own) => own.len(),
+            Self::Lent(lent) => lent.len(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Own(own) => own,
+            Self::Lent(lent) => lent.as_ref(),
+        }
+    }
+}
+
+impl AsMut<[u8]> for Memory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(own) => own,
+            Self::Lent(lent) => lent.as_mut(),
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed: Sized {
+        fn into_memory(self) -> super::Memory;
+        /// None if it is of another kind, which what was sent as this is not.
+        fn from_memory(memory: super::Memory) -> Option<Self>;
+    }
+}
+
+/// What can be transferred by the asynchronous methods: a [`DmaBuf`], or any [`Memory`].
+pub trait Transferable: sealed::Sealed {}
+
+impl sealed::Sealed for Memory {
+    fn into_memory(self) -> Memory {
+        self
+    }
+
+    fn from_memory(memory: Memory) -> Option<Self> {
+        Some(memory)
+    }
+}
+
+impl Transferable for Memory {}
+
+impl sealed::Sealed for DmaBuf {
+    fn into_memory(self) -> Memory {
+        Memory::Own(self)
+    }
+
+    fn from_memory(memory: Memory) -> Option<Self> {
+        match memory {
+            Memory::Own(own) => Some(own),
+            Memory::Lent(_) => None,
+        }
+    }
+}
+
+impl Transferable for DmaBuf {}
+
+pub(crate) type PooledIo = Io<Pending, Option<Memory>>;
 
 type Finished = (Box<PooledIo>, Result<(), IoError>);
 
@@ -29,7 +113,7 @@ pub(crate) struct Pending {
     slot: Rc<Slot>,
 }
 
-impl Complete<Option<DmaBuf>> for Pending {
+impl Complete<Option<Memory>> for Pending {
     fn complete(mut io: Box<PooledIo>, result: Result<(), IoError>) {
         if io.ctx.slot.abandoned.get() {
             // Nobody waits: this frees the buffer and the box.
@@ -104,7 +188,7 @@ impl Target for Channel {
     }
 }
 
-type Submit<T> = fn(&T, Box<PooledIo>, BlockRange) -> Result<(), Rejected<Pending, Option<DmaBuf>>>;
+type Submit<T> = fn(&T, Box<PooledIo>, BlockRange) -> Result<(), Rejected<Pending, Option<Memory>>>;
 
 /// What came of an asynchronous request.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -121,10 +205,10 @@ pub enum RequestError {
 /// Sends a request, waiting for room, and waits for its end.
 pub(crate) async fn request<T: Target>(
     target: &T,
-    buf: Option<DmaBuf>,
+    buf: Option<Memory>,
     range: BlockRange,
     submit: Submit<T>,
-) -> (Option<DmaBuf>, Result<(), RequestError>) {
+) -> (Option<Memory>, Result<(), RequestError>) {
     let mut io = target.idle().take();
     io.buf = buf;
     let slot = Rc::clone(&io.ctx.slot);
@@ -153,13 +237,14 @@ pub(crate) async fn request<T: Target>(
 }
 
 /// As [`request`], for requests that carry data.
-pub(crate) async fn transfer<T: Target>(
+pub(crate) async fn transfer<T: Target, B: Transferable>(
     target: &T,
-    buf: DmaBuf,
+    buf: B,
     range: BlockRange,
     submit: Submit<T>,
-) -> (DmaBuf, Result<(), RequestError>) {
-    let (buf, result) = request(target, Some(buf), range, submit).await;
+) -> (B, Result<(), RequestError>) {
+    let (memory, result) = request(target, Some(buf.into_memory()), range, submit).await;
+    let buf = memory.and_then(B::from_memory);
     (buf.expect("a request brings its buffer back"), result)
 }
 
@@ -168,11 +253,11 @@ impl Channel {
     ///
     /// # Panics
     /// When the buffer is too small for the range.
-    pub async fn read_at(
+    pub async fn read_at<B: Transferable>(
         &self,
-        buf: DmaBuf,
+        buf: B,
         range: BlockRange,
-    ) -> (DmaBuf, Result<(), RequestError>) {
+    ) -> (B, Result<(), RequestError>) {
         transfer(self, buf, range, Self::read).await
     }
 
@@ -180,11 +265,11 @@ impl Channel {
     ///
     /// # Panics
     /// When the buffer is too small for the range.
-    pub async fn write_at(
+    pub async fn write_at<B: Transferable>(
         &self,
-        buf: DmaBuf,
+        buf: B,
         range: BlockRange,
-    ) -> (DmaBuf, Result<(), RequestError>) {
+    ) -> (B, Result<(), RequestError>) {
         transfer(self, buf, range, Self::write).await
     }
 

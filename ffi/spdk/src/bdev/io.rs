@@ -20,7 +20,7 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 use super::DescInner;
-use super::future::IdleRequests;
+use super::future::{IdleRequests, Memory};
 use crate::DmaBuf;
 use crate::blob::InBlob;
 use crate::oneshot::{oneshot, reply_unit};
@@ -155,15 +155,16 @@ unsafe impl Buffers for DmaBuf {
     }
 }
 
-impl sealed::Sealed for Option<DmaBuf> {}
-// SAFETY: as for DmaBuf; None has no capacity, so no transfer is ever started with it.
-unsafe impl Buffers for Option<DmaBuf> {
+impl sealed::Sealed for Option<Memory> {}
+// SAFETY: as for DmaBuf, and a Lent has its request's memory to itself, wherever the value lies; None has no capacity, so no
+// transfer is ever started with it.
+unsafe impl Buffers for Option<Memory> {
     fn layout(&mut self) -> Layout {
-        Layout::One(self.as_ref().map_or(std::ptr::null_mut(), DmaBuf::as_raw))
+        Layout::One(self.as_ref().map_or(std::ptr::null_mut(), Memory::as_raw))
     }
 
     fn capacity(&self) -> usize {
-        self.as_ref().map_or(0, DmaBuf::len)
+        self.as_ref().map_or(0, Memory::bytes)
     }
 }
 

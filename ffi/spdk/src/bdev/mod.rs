@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use oriel_spdk_sys as sys;
 use thiserror::Error;
 
-pub use future::RequestError;
+pub use future::{Memory, RequestError, Transferable};
 pub use io::{BlockRange, Buffers, Channel, Complete, Io, IoError, Rejected, Rejection, Scatter};
 pub use stat::{Stat, StatError};
 

@@ -13,8 +13,7 @@ use oriel_spdk_sys as sys;
 
 use super::handle::{Blob, BlobInner};
 use super::store::StoreInner;
-use crate::DmaBuf;
-use crate::bdev::future::{IdleRequests, Target, request, transfer};
+use crate::bdev::future::{IdleRequests, Target, Transferable, request, transfer};
 use crate::bdev::io::{Holds, Layout, assert_fits};
 use crate::bdev::{BlockRange, Buffers, Complete, Io, IoError, Rejected, Rejection, RequestError};
 use crate::limits::BLOB_REQUESTS_IN_FLIGHT_MAX;
@@ -258,11 +257,11 @@ impl Blob {
     ///
     /// # Panics
     /// When the buffer is too small for the range.
-    pub async fn read_at(
+    pub async fn read_at<B: Transferable>(
         &self,
-        buf: DmaBuf,
+        buf: B,
         range: BlockRange,
-    ) -> (DmaBuf, Result<(), RequestError>) {
+    ) -> (B, Result<(), RequestError>) {
         transfer(self, buf, range, Self::read).await
     }
 
@@ -270,11 +269,11 @@ impl Blob {
     ///
     /// # Panics
     /// When the buffer is too small for the range.
-    pub async fn write_at(
+    pub async fn write_at<B: Transferable>(
         &self,
-        buf: DmaBuf,
+        buf: B,
         range: BlockRange,
-    ) -> (DmaBuf, Result<(), RequestError>) {
+    ) -> (B, Result<(), RequestError>) {
         transfer(self, buf, range, Self::write).await
     }
 
