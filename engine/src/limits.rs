@@ -108,6 +108,18 @@ pub const LEASE_LEFT_PART: u64 = 4;
 /// Keys of a drive that it remembers as in doubt; when there are more, all are.
 pub const DOUBTFUL_MAX: usize = 1 << 16;
 
+/// A part of a large blob takes one part in so many of a slab, so that little of a slab is left over behind the last one.
+pub const PART_OF_SLAB: u64 = 4;
+
+/// Blocks of data of the longest part of a large blob: long enough for a drive, short enough to use many of them.
+pub const PART_BLOCKS_MAX: u64 = 4096;
+
+/// Parts of a large blob that are put, or read, at once.
+pub const PARTS_AT_ONCE: usize = 4;
+
+/// Bytes of directories and manifests that a sweep reads in a second at most.
+pub const SWEEP_BYTES_PER_SECOND: u64 = 64 << 20;
+
 /// Bytes of a blob that go from drive to drive at once.
 pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
 

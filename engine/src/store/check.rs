@@ -3,11 +3,14 @@
 use super::directory::Owner;
 use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, StoreError};
+use super::parts::{MANIFEST_BYTES, Manifest, part_key};
+use super::record::{Record, Role};
 use super::recovery::{Loaded, OpenOptions, Use, load};
 use super::scan::read_directory;
-use super::types::{Key, RealmId};
+use super::types::{BLOCK_BYTES, Key, RealmId};
 use super::walk::check_record;
 use oriel_dht::region::Section;
+use std::collections::BTreeSet;
 
 /// What is wrong with a store that can be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -33,6 +36,51 @@ pub enum Problem {
         /// Blobs that the keys lead to.
         found: u64,
     },
+    /// A blob in parts lacks one.
+    #[error("{realm}: blob {key} lacks part {number} on the drives that were looked at")]
+    NoPart {
+        /// Whose it is.
+        realm: RealmId,
+        /// The blob's key.
+        key: Key,
+        /// The first part that is not there.
+        number: u16,
+    },
+    /// A part of no blob. Puts and deletes that a crash ended leave such, and the next start deletes them.
+    #[error("{realm}: part {number} of put {generation:#x} of blob {key} belongs to no blob")]
+    NoBlob {
+        /// Whose it is.
+        realm: RealmId,
+        /// The key of the blob that it was meant for.
+        key: Key,
+        /// The put.
+        generation: u64,
+        /// Which part.
+        number: u16,
+    },
+}
+
+/// What a drive has of a blob that lies in parts, perhaps on others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    /// A part.
+    Part {
+        /// Whose it is.
+        realm: RealmId,
+        /// The blob's key.
+        of: Key,
+        /// The put that it is of.
+        generation: u64,
+        /// Which part.
+        number: u16,
+    },
+    /// The manifest.
+    Manifest {
+        /// Whose it is.
+        realm: RealmId,
+        /// What it says.
+        manifest: Manifest,
+    },
 }
 
 /// What is on the drive of a stopped store.
@@ -48,8 +96,50 @@ pub struct Report {
     pub leftovers: u64,
     /// Frames of the journal that the next start applies, after a crash.
     pub frames: u64,
+    /// What is there of blobs in parts; [`match_parts`] sees whether it is all that belongs together.
+    pub fragments: Vec<Fragment>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+}
+
+/// Whether every manifest has its parts, and every part its manifest, over the reports of all drives of a store.
+pub fn match_parts(reports: &[Report]) -> Vec<Problem> {
+    let fragments = || reports.iter().flat_map(|report| &report.fragments);
+    let mut parts = BTreeSet::new();
+    for fragment in fragments() {
+        if let Fragment::Part {
+            realm,
+            of,
+            generation,
+            number,
+        } = *fragment
+        {
+            parts.insert((realm, of, generation, number));
+        }
+    }
+    let mut problems = Vec::new();
+    let mut owned = BTreeSet::new();
+    for fragment in fragments() {
+        let Fragment::Manifest { realm, manifest } = *fragment else {
+            continue;
+        };
+        let key = manifest.key;
+        let place = |number: u32| (realm, key, manifest.generation, number as u16);
+        let missing = (0..manifest.parts()).find(|number| !parts.contains(&place(*number)));
+        if let Some(number) = missing {
+            let number = number as u16;
+            problems.push(Problem::NoPart { realm, key, number });
+        }
+        owned.extend((0..manifest.parts()).map(place));
+    }
+    let of_none = parts.difference(&owned).map(|part| Problem::NoBlob {
+        realm: part.0,
+        key: part.1,
+        generation: part.2,
+        number: part.3,
+    });
+    problems.extend(of_none);
+    problems
 }
 
 /// Reads everything, and gives what was found; an error where it could not be opened. The section is for an index.
@@ -98,9 +188,16 @@ pub async fn check<D: Drive>(
             }
             found += 1;
             report.live_blocks += record.blocks();
-            if let Err(error) = check_record(drive, extent, slab_blocks, record).await {
-                let key = record.key;
-                report.problems.push(Problem::Blob { realm, key, error });
+            let checked = async {
+                check_record(drive, extent, slab_blocks, record).await?;
+                fragment(drive, extent, (realm, slab_blocks), record).await
+            };
+            match checked.await {
+                Ok(fragment) => report.fragments.extend(fragment),
+                Err(error) => {
+                    let key = record.key;
+                    report.problems.push(Problem::Blob { realm, key, error });
+                }
             }
         }
         let expected = slab.blobs();
@@ -115,4 +212,37 @@ pub async fn check<D: Drive>(
         report.slabs += u64::from(found > 0);
     }
     Ok(report)
+}
+
+/// What a record says of a blob in parts, if it does.
+async fn fragment<D: Drive>(
+    drive: &D,
+    extent: &D::Extent,
+    (realm, slab_blocks): (RealmId, u64),
+    record: &Record,
+) -> Result<Option<Fragment>, StoreError> {
+    let key = record.key;
+    match record.role {
+        Role::Whole => Ok(None),
+        Role::Part { generation, number } => Ok(Some(Fragment::Part {
+            realm,
+            of: part_key(&key, generation, number),
+            generation,
+            number,
+        })),
+        Role::Manifest { length } => {
+            let buf = drive.buffer(BLOCK_BYTES)?;
+            let at = record.position.0 % slab_blocks;
+            let (buf, read) = drive.read(extent, at, buf).await;
+            read?;
+            let manifest = Manifest::decode(&buf.as_ref()[..MANIFEST_BYTES], &key);
+            let is_sound = |manifest: &Manifest| {
+                record.length == MANIFEST_BYTES as u64
+                    && (manifest.kind, manifest.length) == (record.kind, length)
+            };
+            let manifest = manifest.filter(is_sound);
+            let manifest = manifest.ok_or(StoreError::WrongManifest { key })?;
+            Ok(Some(Fragment::Manifest { realm, manifest }))
+        }
+    }
 }

@@ -276,6 +276,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Role;
     use super::super::types::{Key, KeyKind, Position};
     use super::*;
 
@@ -297,6 +298,7 @@ mod tests {
             position: Position(0x1234),
             length: 5000,
             checksum: 0x0807_0605,
+            role: Role::Whole,
         };
         Row {
             number: 4,

@@ -88,6 +88,7 @@ pub(crate) fn decode(owner: &Owner, index: u64, block: &[u8]) -> Result<Vec<Reco
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Role;
     use super::super::types::{Key, KeyKind, Position};
     use super::*;
 
@@ -104,6 +105,7 @@ mod tests {
             position: Position(0x1200 + u64::from(number)),
             length: 5000,
             checksum: 0xaabb_ccdd,
+            role: Role::Whole,
         };
         (0..count).map(record).collect()
     }

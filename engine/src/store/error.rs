@@ -156,6 +156,20 @@ pub enum StoreError {
         /// Where it is.
         position: Position,
     },
+    /// A blob of which a drive has the manifest only.
+    #[error("blob {key} lies in parts: use it through the store of all drives")]
+    InParts {
+        /// Its key.
+        key: Key,
+    },
+    /// A manifest that says what cannot be.
+    #[error(
+        "the manifest of blob {key} says what this version does not know: use a newer one, or delete the blob"
+    )]
+    WrongManifest {
+        /// The blob's key.
+        key: Key,
+    },
     /// The journal could not be written: nothing more is taken.
     #[error(
         "the store takes no more changes since its journal could not be written ({reason}): replace the drive or restart the node"

@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::frame::Entry;
 use super::log::Log;
 use super::state::{Pin, Queued, State};
-use super::types::{Key, RealmId};
+use super::types::{Form, Key, RealmId};
 use crate::clock::Moment;
 use crate::limits::{PIN_TIME_MAX, PINNED_PART, SPARED_MAX};
 
@@ -81,6 +81,9 @@ impl<D: Drive> Log<D> {
                     continue;
                 };
                 let position = location.position;
+                if location.form != Form::Whole {
+                    self.has_evicted_parts.set(true);
+                }
                 state.dying.insert(blob);
                 let (send, heard) = answer();
                 state.queue.push_back(Queued {

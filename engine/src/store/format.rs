@@ -4,7 +4,7 @@ use super::checkpoint::Header;
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::{OpenError, check_sizes};
 use super::journal;
-use super::label::Label;
+use super::label::{FIRST_VERSION, Label};
 use super::recovery::{read_label, was_opened};
 use super::types::{BLOCK_BYTES, StoreId};
 
@@ -64,6 +64,7 @@ pub async fn format<D: Drive>(
     };
     journal::write_checkpoint(drive, &header, &[]).await?;
     let label = Label {
+        version: FIRST_VERSION,
         store,
         slab_blocks: options.slab_blocks,
         journal_blocks: options.journal_blocks,

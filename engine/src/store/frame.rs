@@ -227,6 +227,7 @@ fn decode_entries(mut bytes: &[u8], count: u32) -> Option<Vec<Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Role;
     use super::super::types::KeyKind;
     use super::*;
 
@@ -247,6 +248,7 @@ mod tests {
             position: Position(0x1234),
             length: 5000,
             checksum: 0x0201,
+            role: Role::Whole,
         };
         let position = Position(0x99);
         vec![

@@ -16,7 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::index_file::{section_bytes, size};
 use super::prints::PrintMap;
 use super::stamp::Stamp;
-use super::types::{Key, Location, Position, RealmId, StoreId};
+use super::types::{Form, Key, Location, Position, RealmId, StoreId};
 
 /// Keys whose lines are on the way ahead of the one that is inserted.
 const AHEAD: usize = 16;
@@ -59,7 +59,11 @@ fn entry(location: Location) -> Entry {
     Entry {
         position: dht_position(location.position),
         length: Length::new(location.length).expect("records have no greater lengths"),
-        flags: Flags(0),
+        flags: Flags(match location.form {
+            Form::Whole => 0,
+            Form::Part => 1,
+            Form::Manifest => 2,
+        }),
     }
 }
 
@@ -71,6 +75,11 @@ fn location(entry: Entry) -> Location {
     Location {
         position: Position(entry.position.block()),
         length: entry.length.bytes(),
+        form: match entry.flags {
+            Flags(1) => Form::Part,
+            Flags(2) => Form::Manifest,
+            _ => Form::Whole,
+        },
     }
 }
 

@@ -17,12 +17,16 @@ use super::types::StoreId;
 
 const LABEL_MAGIC: [u8; 8] = *b"ORIELLOG";
 
-/// The version of all formats together.
-pub(crate) const VERSION: u32 = 1;
+/// The latest version of all formats together. The first one knows no large blobs.
+pub(crate) const VERSION: u32 = 2;
+
+/// The version that a store is made in, and stays in until it gets a large blob: older programs can use it as long.
+pub(crate) const FIRST_VERSION: u32 = 1;
 
 /// How a store's drive is cut up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Label {
+    pub(crate) version: u32,
     pub(crate) store: StoreId,
     pub(crate) slab_blocks: u64,
     pub(crate) journal_blocks: u64,
@@ -40,7 +44,7 @@ impl Label {
     pub(crate) fn encode(&self, block: &mut [u8]) {
         block.fill(0);
         block[..8].copy_from_slice(&LABEL_MAGIC);
-        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[8..12].copy_from_slice(&self.version.to_le_bytes());
         block[16..32].copy_from_slice(&self.store.0);
         block[32..40].copy_from_slice(&self.slab_blocks.to_le_bytes());
         block[40..48].copy_from_slice(&self.journal_blocks.to_le_bytes());
@@ -57,12 +61,13 @@ impl Label {
             return Err(NoLabel::Damaged { expected, found });
         }
         let version = u32_at(block, 8);
-        if version != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
             return Err(NoLabel::Newer { version });
         }
         let mut store = StoreId([0; 16]);
         store.0.copy_from_slice(&block[16..32]);
         Ok(Self {
+            version,
             store,
             slab_blocks: u64_at(block, 32),
             journal_blocks: u64_at(block, 40),
@@ -80,6 +85,7 @@ mod tests {
     use super::*;
 
     const LABEL: Label = Label {
+        version: FIRST_VERSION,
         store: StoreId([7; 16]),
         slab_blocks: 0x102,
         journal_blocks: 0x304,
@@ -101,6 +107,11 @@ mod tests {
         assert_eq!(block[..48], bytes.concat());
         assert!(block[48..].iter().all(|&byte| byte == 0));
         assert_eq!(Label::decode(&block), Ok(LABEL));
+        let version = VERSION;
+        let raised = Label { version, ..LABEL };
+        raised.encode(&mut block);
+        assert_eq!(block[8..12], [2, 0, 0, 0]);
+        assert_eq!(Label::decode(&block), Ok(raised));
     }
 
     #[test]
@@ -113,9 +124,12 @@ mod tests {
             let decoded = Label::decode(&flipped);
             assert!(matches!(decoded, Err(NoLabel::Damaged { .. })), "bit {bit}");
         }
-        block[8] = 3;
-        let whole = checksum(&block);
-        block[12..16].copy_from_slice(&whole.to_le_bytes());
-        assert_eq!(Label::decode(&block), Err(NoLabel::Newer { version: 3 }));
+        for version in [0, 3] {
+            block[8] = version;
+            let whole = checksum(&block);
+            block[12..16].copy_from_slice(&whole.to_le_bytes());
+            let version = version.into();
+            assert_eq!(Label::decode(&block), Err(NoLabel::Newer { version }));
+        }
     }
 }

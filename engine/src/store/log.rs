@@ -22,11 +22,13 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::eviction::Policy;
 use super::frame::Entry;
-use super::record::{LENGTH_MAX, Record, seal_window, trailer_blocks, window_blocks};
+use super::label::{FIRST_VERSION, Label, VERSION};
+use super::parts::slab_length_max;
+use super::record::{Record, Role, seal_window, window_blocks};
 use super::recovery::OpenOptions;
 use super::stamp::Stamp;
 use super::state::{Purpose, Queued, State};
-use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
+use super::types::{BLOCK_BYTES, Form, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
 use crate::clock::Clock;
 use crate::limits::HASH_STEP;
@@ -108,6 +110,9 @@ pub struct RealmStat {
 /// The log's own part of what is on the drive.
 pub(super) struct Layout<E> {
     pub(super) store: StoreId,
+    pub(super) label: E,
+    /// What the label says.
+    pub(super) version: Cell<u32>,
     pub(super) slab_blocks: u64,
     pub(super) journals: [E; 2],
     pub(super) journal_blocks: u64,
@@ -160,6 +165,8 @@ pub struct Log<D: Drive> {
     pub(super) holds_compaction: Cell<bool>,
     /// Slabs that could not be emptied.
     pub(super) stuck: RefCell<BTreeMap<u64, Stuck>>,
+    /// Of a large blob something has gone, so the rest has to go.
+    pub(super) has_evicted_parts: Cell<bool>,
     /// Who waits for room on the drive.
     pub(super) room: RefCell<Vec<Answer<()>>>,
 }
@@ -197,6 +204,7 @@ impl<D: Drive> Log<D> {
             is_compacting: Cell::new(false),
             holds_compaction: Cell::new(false),
             stuck: RefCell::new(BTreeMap::new()),
+            has_evicted_parts: Cell::new(false),
             room: RefCell::new(Vec::new()),
         }
     }
@@ -208,11 +216,7 @@ impl<D: Drive> Log<D> {
 
     /// The longest blob that fits.
     pub fn length_max(&self) -> u64 {
-        // One block is its record's, in the slab's directory.
-        let blocks = self.layout.slab_blocks - 1;
-        let whole = blocks * BLOCK_BYTES as u64;
-        let trailer = trailer_blocks(whole);
-        ((blocks - trailer) * BLOCK_BYTES as u64).min(LENGTH_MAX)
+        slab_length_max(self.layout.slab_blocks)
     }
 
     /// What it holds and has done.
@@ -248,6 +252,17 @@ impl<D: Drive> Log<D> {
             state.used(realm, fingerprint);
         }
         location
+    }
+
+    /// Where a blob is, without that counting as a use of it.
+    pub(super) fn peek(&self, realm: RealmId, key: &Key) -> Option<Location> {
+        let state = self.state.borrow();
+        state.locate_quietly(state.keys.fingerprint(realm, key))
+    }
+
+    /// Whether the drive ever had a part of a large blob.
+    pub(super) fn may_have_parts(&self) -> bool {
+        self.layout.version.get() > FIRST_VERSION
     }
 
     /// Which of up to 64 keys are there, a bit for each. Does not count as a use of them. As for
@@ -299,8 +314,20 @@ impl<D: Drive> Log<D> {
         buf: D::Buf,
         length: u64,
     ) -> (D::Buf, Result<Put, StoreError>) {
+        let role = Role::Whole;
+        self.put_as(realm, (key, kind, role), buf, length).await
+    }
+
+    /// The same, for what is a part of a large blob or its manifest.
+    pub(super) async fn put_as(
+        &self,
+        realm: RealmId,
+        what: (Key, KeyKind, Role),
+        buf: D::Buf,
+        length: u64,
+    ) -> (D::Buf, Result<Put, StoreError>) {
         let mut slot = Some(buf);
-        let result = self.put_slot(realm, key, kind, &mut slot, length).await;
+        let result = self.put_slot(realm, what, &mut slot, length).await;
         let buf = slot.expect("the buffer comes back");
         (buf, result)
     }
@@ -308,8 +335,7 @@ impl<D: Drive> Log<D> {
     async fn put_slot(
         &self,
         realm: RealmId,
-        key: Key,
-        kind: KeyKind,
+        (key, kind, role): (Key, KeyKind, Role),
         slot: &mut Option<D::Buf>,
         length: u64,
     ) -> Result<Put, StoreError> {
@@ -320,7 +346,8 @@ impl<D: Drive> Log<D> {
         if found != expected {
             return Err(StoreError::BufferSize { expected, found });
         }
-        if kind == KeyKind::Content {
+        // A manifest's bytes are not the blob's, whose hash was looked at while its parts came by.
+        if kind == KeyKind::Content && role == Role::Whole {
             check_content(key, &buf.as_ref()[..length as usize]).await?;
         }
         let fingerprint = self.print(realm, &key).await;
@@ -344,6 +371,7 @@ impl<D: Drive> Log<D> {
             position,
             length,
             checksum,
+            role,
         };
         self.create(record, claim, window).await
     }
@@ -385,6 +413,9 @@ impl<D: Drive> Log<D> {
         claim: Claim<'_, D>,
         window: Window<'_, D>,
     ) -> Result<Put, StoreError> {
+        if record.role != Role::Whole {
+            self.raise_version().await?;
+        }
         let (send, heard) = answer();
         let queued = Queued {
             entry: Entry::Put(record),
@@ -401,8 +432,38 @@ impl<D: Drive> Log<D> {
         Ok(Put::Created)
     }
 
+    /// Has the label say, before there is one, that there are large blobs, of which older programs know nothing.
+    async fn raise_version(&self) -> Result<(), StoreError> {
+        let layout = &self.layout;
+        if layout.version.get() == VERSION {
+            return Ok(());
+        }
+        let label = Label {
+            version: VERSION,
+            store: layout.store,
+            slab_blocks: layout.slab_blocks,
+            journal_blocks: layout.journal_blocks,
+        };
+        let mut buf = self.drive.buffer(BLOCK_BYTES)?;
+        label.encode(buf.as_mut());
+        self.drive.write(&layout.label, 0, buf).await.1?;
+        self.drive.flush().await?;
+        layout.version.set(VERSION);
+        Ok(())
+    }
+
     /// Takes a blob away; whether it was there.
     pub async fn delete(&self, realm: RealmId, key: Key) -> Result<bool, StoreError> {
+        self.delete_form(realm, key, Some(Form::Whole)).await
+    }
+
+    /// Takes away what is under a key, if it is of that form, or whatever it is.
+    pub(super) async fn delete_form(
+        &self,
+        realm: RealmId,
+        key: Key,
+        wanted: Option<Form>,
+    ) -> Result<bool, StoreError> {
         self.check_open()?;
         self.check_realm(realm)?;
         self.trusted().await?;
@@ -413,6 +474,13 @@ impl<D: Drive> Log<D> {
             let Some(location) = state.locate(fingerprint) else {
                 return Ok(false);
             };
+            match (location.form, wanted) {
+                (form, Some(wanted)) if form == wanted => {}
+                (_, None) => {}
+                (Form::Manifest, _) => return Err(StoreError::InParts { key }),
+                // A part is no blob of anybody's.
+                (Form::Part | Form::Whole, _) => return Ok(false),
+            }
             state.dying.insert(fingerprint);
             let position = location.position;
             state.queue.push_back(Queued {

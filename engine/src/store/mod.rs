@@ -25,6 +25,7 @@ mod keys;
 mod label;
 mod log;
 mod node;
+mod parts;
 mod prints;
 mod reading;
 mod record;
@@ -42,7 +43,7 @@ mod types;
 mod walk;
 mod window;
 
-pub use check::{Problem, Report, check};
+pub use check::{Fragment, Problem, Report, check, match_parts};
 pub use drive::{Drive, DriveError, ExtentName, Transferred};
 pub use error::{OpenError, StoreError};
 pub use eviction::Policy;
@@ -51,13 +52,16 @@ pub use index_file::{IndexError, IndexFile, index_in_file, index_in_memory};
 pub use keys::KeepError;
 pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
 pub use node::{
-    ChangeError, DriveLabel, DriveNumber, DriveStat, Keeper, Loss, NodeDrive, NodeError,
+    ChangeError, DriveLabel, DriveNumber, DriveStat, Keeper, LargePut, Loss, NodeDrive, NodeError,
     NodeFormat, NodeOpenError, NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, Seat,
     Sleep, Voters, format_node, open_node,
 };
-pub use record::{Record, window_blocks};
+pub use parts::Manifest;
+pub use record::{Record, Role, window_blocks};
 pub use recovery::{OpenOptions, Phases, Recovery, open};
 pub use reserve::{Commit, Reserved};
 pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent, SpdkPayload};
-pub use types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId};
+pub use types::{
+    BLOCK_BYTES, Form, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId,
+};
 pub use walk::{Damage, Listed, Page, Scrubbed};

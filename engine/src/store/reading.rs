@@ -11,7 +11,7 @@ use super::join::both;
 use super::log::Log;
 use super::record::{Record, SMALL_BLOCKS, data_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
-use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
+use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
 
 /// A blob that was found, and its slab, which stays as long as somebody holds it.
 struct Found<E> {
@@ -21,6 +21,15 @@ struct Found<E> {
     start: u64,
     /// Reads of its realm are checked.
     verify: bool,
+}
+
+/// What a read is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The bytes of a blob.
+    Blob,
+    /// What is in the key's window.
+    Window,
 }
 
 /// How a read ended.
@@ -43,15 +52,17 @@ impl<D: Drive> Log<D> {
         &self,
         realm: RealmId,
         key: &Key,
+        wanted: Wanted,
     ) -> Result<Option<Found<D::Extent>>, StoreError> {
         let fingerprint = self.print(realm, key).await;
-        self.find_print(realm, key, fingerprint)
+        self.find_print(realm, key, wanted, fingerprint)
     }
 
     fn find_print(
         &self,
         realm: RealmId,
         key: &Key,
+        wanted: Wanted,
         fingerprint: Fingerprint,
     ) -> Result<Option<Found<D::Extent>>, StoreError> {
         let mut state = self.state.borrow_mut();
@@ -62,6 +73,9 @@ impl<D: Drive> Log<D> {
         let Some(location) = location else {
             return Ok(None);
         };
+        if location.form == Form::Manifest && wanted == Wanted::Blob {
+            return Err(StoreError::InParts { key: *key });
+        }
         of_realm.used(fingerprint);
         let verify = of_realm.options.verify;
         if !state.quarantine.is_empty() && state.quarantine.contains(&location.position) {
@@ -89,11 +103,12 @@ impl<D: Drive> Log<D> {
         &self,
         realm: RealmId,
         key: &Key,
+        wanted: Wanted,
     ) -> Result<Option<Found<D::Extent>>, StoreError> {
-        match self.find(realm, key).await? {
+        match self.find(realm, key, wanted).await? {
             None if !self.is_trusted.get() => {
                 self.trusted().await?;
-                self.find(realm, key).await
+                self.find(realm, key, wanted).await
             }
             found => Ok(found),
         }
@@ -108,7 +123,7 @@ impl<D: Drive> Log<D> {
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         loop {
-            let Some(found) = self.find_surely(realm, key).await? else {
+            let Some(found) = self.find_surely(realm, key, Wanted::Blob).await? else {
                 return Ok(None);
             };
             let end = offset.saturating_add(bytes).min(found.location.length);
@@ -135,6 +150,19 @@ impl<D: Drive> Log<D> {
         realm: RealmId,
         key: &Key,
         offset: u64,
+        buf: D::Buf,
+    ) -> (D::Buf, Result<Option<u64>, StoreError>) {
+        self.read_window(realm, key, offset, Wanted::Blob, buf)
+            .await
+    }
+
+    /// The same of what the key's window holds, which may be a manifest.
+    pub(super) async fn read_window(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        wanted: Wanted,
         mut buf: D::Buf,
     ) -> (D::Buf, Result<Option<u64>, StoreError>) {
         let whole = buf.as_ref().len() as u64;
@@ -148,7 +176,7 @@ impl<D: Drive> Log<D> {
         }
         let first = offset / block;
         loop {
-            let found = match self.find_surely(realm, key).await {
+            let found = match self.find_surely(realm, key, wanted).await {
                 Ok(Some(found)) => found,
                 Ok(None) => return (buf, Ok(None)),
                 Err(error) => return (buf, Err(error)),

@@ -8,6 +8,7 @@
 //! (`stamp.rs`), and what is kept of slabs in memory comes out of the checkpoint. That an index says nothing else than the
 //! slabs is then verified while the log is used (`trust.rs`).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -170,10 +171,10 @@ pub(super) async fn load<D: Drive>(
 ) -> Result<Loaded<D>, OpenError> {
     let mut began = options.clock.now();
     let extents: Extents<D> = drive.extents().await?.into_iter().collect();
-    let label = extents
+    let label_extent = extents
         .get(&ExtentName::Label)
         .ok_or(OpenError::NotFormatted)?;
-    let label = match read_label(drive, label).await {
+    let label = match read_label(drive, label_extent).await {
         Err(OpenError::Damaged { .. }) if !was_opened(extents.keys()) => {
             return Err(OpenError::NotFormatted);
         }
@@ -192,6 +193,8 @@ pub(super) async fn load<D: Drive>(
     };
     let layout = Layout {
         store: label.store,
+        label: label_extent.clone(),
+        version: Cell::new(label.version),
         slab_blocks: label.slab_blocks,
         journals: [journal(0)?, journal(1)?],
         journal_blocks: label.journal_blocks,

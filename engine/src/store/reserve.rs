@@ -14,7 +14,7 @@ use oriel_ec::Crc32c;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::log::{Log, Put};
-use super::record::{Record, data_blocks, trailer_blocks, window_blocks};
+use super::record::{Record, Role, data_blocks, trailer_blocks, window_blocks};
 use super::state::{Purpose, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId, blocks_for};
@@ -58,7 +58,7 @@ enum Block {
 }
 
 pub(super) struct Reservation<E> {
-    realm: RealmId,
+    pub(super) realm: RealmId,
     taken: Taken<E>,
     length: u64,
     deadline: Moment,
@@ -169,6 +169,16 @@ impl<D: Drive> Log<D> {
     /// Makes what was written into a reserved window a blob. Whatever is wrong with the key, length or data, the window is
     /// still reserved, unless the blob is there already.
     pub async fn commit(&self, realm: RealmId, commit: &Commit) -> Result<Put, StoreError> {
+        self.commit_as(realm, commit, Role::Whole).await
+    }
+
+    /// The same, for what is a part of a large blob or its manifest.
+    pub(super) async fn commit_as(
+        &self,
+        realm: RealmId,
+        commit: &Commit,
+        role: Role,
+    ) -> Result<Put, StoreError> {
         self.check_open()?;
         self.expire();
         let Commit {
@@ -179,7 +189,7 @@ impl<D: Drive> Log<D> {
             ..
         } = *commit;
         let extent = self.check_commit(realm, commit)?;
-        if kind == KeyKind::Content {
+        if kind == KeyKind::Content && role == Role::Whole {
             self.check_written(key, &extent, position, length).await?;
         }
         let fingerprint = self.state.borrow().keys.fingerprint(realm, &key);
@@ -209,6 +219,7 @@ impl<D: Drive> Log<D> {
             position,
             length,
             checksum,
+            role,
         };
         self.create(record, claim, window).await
     }

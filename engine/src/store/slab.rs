@@ -7,7 +7,7 @@ use oriel_dht::region::prefetch;
 
 use super::checkpoint::{Row, Table, dead_bytes};
 use super::directory::RECORDS_PER_BLOCK;
-use super::record::Record;
+use super::record::{Record, Role};
 use super::types::RealmId;
 use crate::limits::{DIRECTORY_BATCH, SLAB_BLOCKS_MAX};
 
@@ -97,6 +97,8 @@ pub(super) struct Slab<E> {
     pub(super) pending: u64,
     /// No more windows are taken from it.
     pub(super) is_sealed: bool,
+    /// Parts of large blobs and manifests may be among its blobs.
+    pub(super) may_have_parts: bool,
     /// In the order of their positions.
     blobs: Vec<Known>,
     dead: u32,
@@ -117,6 +119,7 @@ impl<E> Slab<E> {
             live: 0,
             pending: 0,
             is_sealed: false,
+            may_have_parts: false,
             blobs: Vec::new(),
             dead: 0,
             in_directory: 0,
@@ -150,6 +153,7 @@ impl<E> Slab<E> {
         };
         self.blobs.insert(place, known);
         self.tail.push(*record);
+        self.may_have_parts |= record.role != Role::Whole;
         self.live += record.blocks();
         true
     }
@@ -269,6 +273,8 @@ impl<E> Slab<E> {
         slab.in_directory = row.in_directory;
         slab.tail = row.tail.clone();
         slab.live = table.live.into();
+        // A table does not tell.
+        slab.may_have_parts = true;
         slab.blobs = Vec::with_capacity(table.known.len());
         let mut free = 0;
         for (rank, &(start, checksum)) in table.known.iter().enumerate() {
@@ -321,6 +327,7 @@ impl<E> Slab<E> {
                 word: start as u32 | if is_dead { DEAD } else { 0 },
                 checksum: record.checksum,
             });
+            slab.may_have_parts |= record.role != Role::Whole;
             if is_dead {
                 slab.dead += 1;
             } else {

@@ -361,7 +361,7 @@ impl<E> State<E> {
         }
         let was = Location {
             position: from,
-            length: record.length,
+            ..record.location()
         };
         self.kill_window(was, slab_blocks)?;
         self.add_window(record, slab_blocks)?;

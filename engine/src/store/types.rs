@@ -71,13 +71,26 @@ impl fmt::Display for RealmId {
     }
 }
 
+/// What a window holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Form {
+    /// A blob.
+    Whole,
+    /// A part of a blob that is longer than a slab.
+    Part,
+    /// The manifest of such a blob, under the blob's key.
+    Manifest,
+}
+
 /// Where a blob is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Location {
     /// The first block of its window.
     pub position: Position,
-    /// Its length in bytes.
+    /// The length in bytes of what the window holds.
     pub length: u64,
+    /// What it holds.
+    pub form: Form,
 }
 
 /// Names a store, so that what belongs to another one is never taken for its own.

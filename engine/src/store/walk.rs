@@ -10,14 +10,14 @@ use super::log::Log;
 use super::reading::check_window;
 use super::record::Record;
 use super::scan::read_directory;
-use super::types::{BLOCK_BYTES, Key, Location, Position, RealmId};
+use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
 
 /// A blob in a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listed {
     /// Its key.
     pub key: Key,
-    /// Where it is.
+    /// Where it is; with the blob's whole length, also where a manifest is there and the blob's bytes are elsewhere.
     pub location: Location,
 }
 
@@ -70,13 +70,19 @@ impl<D: Drive> Log<D> {
         let mut number = Some(from.0 / self.layout.slab_blocks);
         while let Some(at) = self.next_slab(number, Some(realm)) {
             for record in self.live_records(at, from).await? {
+                if record.role.form() == Form::Part {
+                    continue;
+                }
                 if blobs.len() == most {
                     let next = Some(record.position);
                     return Ok(Page { blobs, next });
                 }
                 blobs.push(Listed {
                     key: record.key,
-                    location: record.location(),
+                    location: Location {
+                        length: record.blob_bytes(),
+                        ..record.location()
+                    },
                 });
             }
             number = Some(at + 1);

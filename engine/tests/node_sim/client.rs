@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use oriel_engine::store::{
-    BLOCK_BYTES, Commit, KeyKind, NodeError, NodeStore, Position, Put, StoreError,
+    BLOCK_BYTES, Commit, Key, KeyKind, NodeError, NodeStore, Position, Put, StoreError,
 };
 
 use super::life::{REALM, Simulation};
 use super::oracle::{Answer, Op, Value};
-use super::plan::{bytes, content_value};
+use super::plan::{LARGE, bytes};
 use crate::store_sim::drive::SimDrive;
 
 pub(crate) type Store = NodeStore<SimDrive>;
@@ -48,10 +48,12 @@ impl Simulation {
 
     pub(super) fn some_value(&self, number: usize) -> Value {
         if self.plan.key(number).1 == KeyKind::Content {
-            return content_value(number);
+            return self.plan.content_value(number);
         }
+        let is_large = self.random(|rng| rng.in_thousand(self.plan.large));
         let mut values = self.values.borrow_mut();
-        let value = Value(1000 + values.len() as u32);
+        let value = 1000 + values.len() as u32;
+        let value = Value(value | if is_large { LARGE } else { 0 });
         values.push((number, value));
         value
     }
@@ -88,6 +90,10 @@ impl Simulation {
     }
 
     fn may_be_lost(&self, store: &Store, number: usize) -> bool {
+        if self.plan.large > 0 {
+            // Its parts may be anywhere.
+            return self.any_is_lost(store);
+        }
         !store
             .lost_places(REALM, &self.plan.key(number).0)
             .is_empty()
@@ -99,6 +105,12 @@ impl Simulation {
         match op {
             Op::Put(value) => {
                 let put = match self.random(|rng| rng.in_thousand(250)) {
+                    true if value.0 & LARGE != 0 => {
+                        match self.put_as_it_comes(store, number, value).await {
+                            Some(put) => put,
+                            None => return Answer::Refused,
+                        }
+                    }
                     true => self.put_in_steps(store, number, value).await,
                     false => store.put(REALM, key, kind, &bytes(value)).await,
                 };
@@ -120,14 +132,14 @@ impl Simulation {
                 }
                 Err(error) => self.explain(store, number, &error, "delete", was_lost),
             },
-            Op::Read => match store.read(REALM, &key, 0, u64::MAX).await {
+            Op::Read => match self.read(store, number).await {
                 Ok(None) => Answer::Saw(None),
                 Ok(Some(read)) => {
                     let known = self.values.borrow();
                     let of_key = known.iter().filter(|(of, _)| *of == number);
                     let values = of_key
                         .map(|(_, value)| *value)
-                        .chain([content_value(number)]);
+                        .chain([self.plan.content_value(number)]);
                     let value = values.into_iter().find(|value| bytes(*value) == read);
                     match value {
                         Some(value) => Answer::Saw(Some(value)),
@@ -166,6 +178,76 @@ impl Simulation {
                 location.position, before.0
             ));
         }
+    }
+
+    /// Whether a drive is lost, as far as the keys of some hundred blobs tell.
+    pub(super) fn any_is_lost(&self, store: &Store) -> bool {
+        let places = |key: &Key| !store.lost_places(REALM, key).is_empty();
+        self.samples.iter().any(places)
+    }
+
+    /// All of a blob, in one of several ways.
+    async fn read(&self, store: &Store, number: usize) -> Result<Option<Vec<u8>>, NodeError> {
+        let key = self.plan.key(number).0;
+        if self.random(|rng| rng.in_thousand(700)) {
+            return store.read(REALM, &key, 0, u64::MAX).await;
+        }
+        let blocks = self.random(|rng| rng.one_of(&[48, 49, 60]));
+        let (buf, read) = store
+            .read_into(REALM, &key, 0, vec![0; blocks * BLOCK_BYTES])
+            .await;
+        let read = read?.map(|bytes| {
+            let mut buf = buf.expect("there is one thread");
+            buf.truncate(bytes as usize);
+            buf
+        });
+        let Some(whole) = read else {
+            return Ok(None);
+        };
+        // Another blob may be there by now.
+        let from = self.random(|rng| rng.below(whole.len() as u64));
+        let bytes = self.random(|rng| rng.between(1, 30 * BLOCK_BYTES as u64));
+        let again = store.read(REALM, &key, from, bytes).await;
+        let end = (from + bytes).min(whole.len() as u64) as usize;
+        let is_same = |part: &[u8]| part == &whole[from as usize..end];
+        match again {
+            Ok(Some(part)) if is_same(&part) => self.report.borrow_mut().ranges += 1,
+            _ => return store.read(REALM, &key, 0, u64::MAX).await,
+        }
+        Ok(Some(whole))
+    }
+
+    /// Puts a large blob as a stream; not to the end, sometimes.
+    async fn put_as_it_comes(
+        &self,
+        store: &Store,
+        number: usize,
+        value: Value,
+    ) -> Option<Result<Put, NodeError>> {
+        let (key, kind) = self.plan.key(number);
+        let data = bytes(value);
+        let mut put = match store.put_large(REALM, key, kind) {
+            Ok(put) => put,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut left = &data[..];
+        while !left.is_empty() {
+            if self.random(|rng| rng.in_thousand(50)) {
+                self.report.borrow_mut().abandoned += 1;
+                if self.random(|rng| rng.in_thousand(500)) {
+                    put.abandon().await;
+                }
+                return None;
+            }
+            let most = left.len().min(9 * BLOCK_BYTES) as u64;
+            let bytes = self.random(|rng| rng.between(1, most)) as usize;
+            let (now, later) = left.split_at(bytes);
+            if put.write(now).await.is_err() {
+                break;
+            }
+            left = later;
+        }
+        Some(put.commit().await)
     }
 
     async fn put_in_steps(
@@ -208,7 +290,13 @@ impl Simulation {
         let is_faulty = self.any_drive_fails();
         // A drive may have been lost, and added again, since.
         let may_be_lost = was_lost || self.may_be_lost(store, number) || self.is_unsure.get();
+        let is_cache = self.plan.cache.is_some();
+        let error = match error {
+            NodeError::Part { source, .. } => source,
+            error => error,
+        };
         let answer = match error {
+            NodeError::PartGone { .. } if is_cache || is_faulty => Answer::Refused,
             NodeError::Lost { .. } if what != "put" && may_be_lost => {
                 self.report.borrow_mut().lost += 1;
                 Answer::Unknown
@@ -282,6 +370,7 @@ impl Drop for UnderWay<'_> {
             &self.answers.borrow(),
             may_be_lost,
             all_are_here,
+            simulation.plan.cache.is_some(),
         );
         if self
             .store

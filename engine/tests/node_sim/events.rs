@@ -89,7 +89,7 @@ impl Simulation {
         // What was on it may be gone from here on.
         for key in 0..self.plan.keys() {
             let places = store.lost_places(REALM, &self.plan.key(key).0);
-            if places.contains(&lost.drive) {
+            if self.plan.large > 0 || places.contains(&lost.drive) {
                 self.known.borrow_mut()[key].now.insert(None);
             }
         }

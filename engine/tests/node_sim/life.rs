@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use oriel_dht::region::Section;
 use oriel_engine::store::{
-    Keeper, NodeOpenError, NodeOptions, NodeStore, OpenOptions, Position, RealmId, RealmOptions,
-    Seat, StoreId, format_node, index_in_memory, open_node,
+    Keeper, Key, NodeOpenError, NodeOptions, NodeStore, OpenOptions, Position, Problem, RealmId,
+    RealmOptions, Seat, StoreId, check, format_node, index_in_memory, match_parts, open_node,
 };
 
 use super::client::Store;
@@ -47,6 +47,15 @@ pub(crate) struct Report {
     pub(crate) full: u64,
     pub(crate) moved: u64,
     pub(crate) emptied: u64,
+    /// Large blobs in the end, and their parts.
+    pub(crate) large: u64,
+    pub(crate) parts: u64,
+    /// Parts of no blob that crashes left.
+    pub(crate) orphans: u64,
+    /// Puts of large blobs that were given up.
+    pub(crate) abandoned: u64,
+    /// Ranges that were read and compared.
+    pub(crate) ranges: u64,
 }
 
 impl Report {
@@ -64,6 +73,11 @@ impl Report {
         self.full += other.full;
         self.moved += other.moved;
         self.emptied += other.emptied;
+        self.large += other.large;
+        self.parts += other.parts;
+        self.orphans += other.orphans;
+        self.abandoned += other.abandoned;
+        self.ranges += other.ranges;
     }
 }
 
@@ -83,6 +97,8 @@ pub(crate) struct Simulation {
     pub(super) positions: RefCell<BTreeMap<Position, (usize, u64)>>,
     pub(super) report: RefCell<Report>,
     pub(super) wrong: RefCell<Option<String>>,
+    /// Keys whose places are those of all drives together.
+    pub(super) samples: Vec<Key>,
     seats: RefCell<Vec<(Seat<SimDrive>, Section)>>,
 }
 
@@ -101,6 +117,9 @@ impl Simulation {
             positions: RefCell::default(),
             report: RefCell::default(),
             wrong: RefCell::new(None),
+            samples: (0..256u64)
+                .map(|number| Key::of_content(&(number | 1 << 40).to_le_bytes()))
+                .collect(),
             seats: RefCell::default(),
             plan,
         };
@@ -139,6 +158,50 @@ impl Simulation {
         }
     }
 
+    fn realm(&self) -> RealmOptions {
+        RealmOptions {
+            cache: self.plan.cache,
+            ..RealmOptions::new(REALM)
+        }
+    }
+
+    /// Looks at all drives while the store is stopped: as long as none was ever lost, nothing evicted and none forgotten, no
+    /// blob lacks a part, whatever the last life was doing when it ended.
+    fn look_at_drives(&self) -> Result<(), String> {
+        let is_calm = {
+            let report = self.report.borrow();
+            report.pulled + report.missing == 0
+        };
+        let faults = &self.plan.faults;
+        let is_calm = is_calm && faults.write_errors + faults.flush_errors == 0;
+        if !is_calm || self.plan.large == 0 || self.plan.cache.is_some() {
+            return Ok(());
+        }
+        let options = OpenOptions {
+            store: Some(STORE),
+            blobs_max: BLOBS_MAX,
+            realms: vec![self.realm()],
+            clock: self.world.clock(),
+            ..OpenOptions::default()
+        };
+        let mut reports = Vec::new();
+        for drive in self.drives.borrow().iter() {
+            let idle = INDEXES.with_borrow_mut(Vec::pop);
+            let index = idle.unwrap_or_else(|| index_in_memory(BLOBS_MAX).unwrap());
+            let checked = run_one_in(Some(&self.world), check(drive, index.clone(), &options));
+            INDEXES.with_borrow_mut(|idle| idle.push(index.used_before()));
+            // One that is no drive of the store has nothing of it.
+            reports.extend(checked.ok_or("a check does not end")?);
+        }
+        for problem in match_parts(&reports) {
+            match problem {
+                Problem::NoBlob { .. } => self.report.borrow_mut().orphans += 1,
+                problem => return Err(problem.to_string()),
+            }
+        }
+        Ok(())
+    }
+
     fn options(&self, power: &Rc<Power>) -> NodeOptions {
         let (world, power) = (self.world.clone(), power.clone());
         let sleep = move |time: Duration| {
@@ -156,7 +219,7 @@ impl Simulation {
             drive: OpenOptions {
                 store: Some(STORE),
                 blobs_max: BLOBS_MAX,
-                realms: vec![RealmOptions::new(REALM)],
+                realms: vec![self.realm()],
                 clock: self.world.clock(),
                 ..OpenOptions::default()
             },
@@ -223,6 +286,10 @@ impl Simulation {
         self.world.clear();
         self.release();
         let power = self.power_up(is_last);
+        let goes_at = power.goes_at.take();
+        self.look_at_drives()?;
+        power.calls.set(0);
+        power.goes_at.set(goes_at);
         let mut given = self.in_use.borrow().clone();
         given.retain(|drive| !self.forgotten.borrow().contains(drive));
         if !is_last && given.len() > 1 && self.random(|rng| rng.in_thousand(self.plan.missing)) {
@@ -354,18 +421,47 @@ impl Simulation {
         let mut there = BTreeSet::new();
         for number in 0..self.plan.keys() {
             self.at_once(store, number, &[Op::Read]).await;
-            let now = self.known.borrow()[number].now.clone();
-            if now.iter().any(Option::is_some) {
-                there.insert(self.plan.key(number).0);
+            let key = self.plan.key(number).0;
+            let is_there = match self.plan.cache {
+                None => {
+                    let now = self.known.borrow()[number].now.clone();
+                    now.iter().any(Option::is_some)
+                }
+                // Nothing is evicted any more: nothing comes.
+                Some(_) => {
+                    let read = store.read(REALM, &key, 0, 1).await;
+                    read.map_err(|error| error.to_string())?.is_some()
+                }
+            };
+            if is_there {
+                there.insert(key);
             }
         }
-        let stat = store.stat().await;
-        if stat.blobs != there.len() as u64 {
-            return Err(format!(
-                "{} blobs, and {} keys have one: {stat:?}",
-                stat.blobs,
-                there.len()
-            ));
+        let mut parts = 0;
+        for key in &there {
+            let manifest = store.manifest(REALM, key).await;
+            if let Some(manifest) = manifest.map_err(|error| error.to_string())? {
+                self.report.borrow_mut().large += 1;
+                parts += u64::from(manifest.parts());
+            }
+        }
+        self.report.borrow_mut().parts += parts;
+        let mut rounds = 0;
+        loop {
+            let stat = store.stat().await;
+            if stat.blobs == there.len() as u64 + parts {
+                break;
+            }
+            // What crashes have left of large blobs is swept up at leisure.
+            rounds += 1;
+            if self.plan.large == 0 || rounds > 20 {
+                return Err(format!(
+                    "{} blobs, and {} keys have one, with {parts} parts: {stat:?}",
+                    stat.blobs,
+                    there.len()
+                ));
+            }
+            self.world.sleep(1_000_000_000).await;
         }
         let most = self.random(|rng| rng.between(1, 5)) as usize;
         let mut listed = BTreeSet::new();

@@ -64,7 +64,14 @@ impl Known {
         done: &[(Op, Answer)],
         may_be_lost: bool,
         all_are_here: bool,
+        is_cache: bool,
     ) -> Result<(), String> {
+        let mut done = done.to_vec();
+        if is_cache {
+            // It may have made room for others, at any time.
+            done.extend([(Op::Delete, Answer::Unknown); 2]);
+        }
+        let done = &done[..];
         let starts = self.starts(may_be_lost);
         let mut ends = BTreeSet::new();
         // A drive that takes no changes any more may still be read.

@@ -1,6 +1,6 @@
 //! What one seed makes of a simulation.
 
-use oriel_engine::store::{BLOCK_BYTES, FormatOptions, Key, KeyKind, NodeFormat};
+use oriel_engine::store::{BLOCK_BYTES, FormatOptions, Key, KeyKind, NodeFormat, Policy};
 
 use super::oracle::Value;
 use crate::store_sim::faults::Faults;
@@ -29,6 +29,10 @@ pub(crate) struct Plan {
     /// The drive that has them.
     pub(crate) faulty: usize,
     pub(crate) move_bytes_per_second: u64,
+    /// Values in a thousand that are longer than a slab of 16 blocks.
+    pub(crate) large: u64,
+    /// Blobs make room for others.
+    pub(crate) cache: Option<Policy>,
 }
 
 impl Plan {
@@ -69,6 +73,8 @@ impl Plan {
             faults,
             faulty: rng.below((drives + spares) as u64) as usize,
             move_bytes_per_second: rng.one_of(&[1 << 20, 1 << 30, 1 << 40]),
+            large: rng.one_of(&[0, 0, 300, 800]),
+            cache: rng.one_of(&[None, None, None, Some(Policy::Lru), Some(Policy::S3Fifo)]),
         }
     }
 
@@ -76,11 +82,17 @@ impl Plan {
         self.clients * self.keys_each
     }
 
+    /// The one value of a key of content.
+    pub(crate) fn content_value(&self, number: usize) -> Value {
+        let is_large = self.large > 0 && number % 8 == 7;
+        Value(number as u32 | if is_large { LARGE } else { 0 })
+    }
+
     /// A quarter of all keys are of content; they have one value only.
     pub(crate) fn key(&self, number: usize) -> (Key, KeyKind) {
         match number % 4 {
             3 => (
-                Key::of_content(&bytes(content_value(number))),
+                Key::of_content(&bytes(self.content_value(number))),
                 KeyKind::Content,
             ),
             _ => (
@@ -91,15 +103,14 @@ impl Plan {
     }
 }
 
-/// The one value of a key of content.
-pub(crate) fn content_value(number: usize) -> Value {
-    Value(number as u32)
-}
+/// What a value's number has if it is a large one.
+pub(crate) const LARGE: u32 = 1 << 31;
 
 pub(crate) fn bytes(value: Value) -> Vec<u8> {
     let mut rng = Rng::new(u64::from(value.0) << 20);
     let block = BLOCK_BYTES as u64;
     let length = match rng.below(6) {
+        _ if value.0 & LARGE != 0 => rng.between(14 * block + 1, 48 * block),
         0 => rng.between(5 * block - 1, 9 * block),
         1 | 2 => rng.between(1, 4) * block + rng.below(3) - 1,
         _ => rng.between(1, 2 * block),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::drive::DriveError;
 use super::super::error::{OpenError, StoreError};
-use super::super::types::{Position, StoreId};
+use super::super::types::{Key, Position, StoreId};
 use super::place::DriveNumber;
 use super::roster::Voters;
 
@@ -102,12 +102,74 @@ pub enum NodeError {
         /// Its words.
         source: StoreError,
     },
+    /// A blob longer than any can be.
+    #[error("a blob of {bytes} bytes is longer than the {max} that this store's parts can make up")]
+    TooLarge {
+        /// Bytes that were given so far.
+        bytes: u64,
+        /// The most there can be.
+        max: u64,
+    },
+    /// Bytes that are not those of the key.
+    #[error("the bytes are those of {found}, not of {key}: send the blob again, or under a name")]
+    OtherContent {
+        /// What was asked for.
+        key: Key,
+        /// The key of the bytes.
+        found: Key,
+    },
+    /// A part did not stay until its blob was whole.
+    #[error(
+        "part {number} of blob {key} made room for others before the blob was whole: raise the cache's quota, or put it again"
+    )]
+    PartGone {
+        /// The blob's key.
+        key: Key,
+        /// Which part.
+        number: u32,
+    },
+    /// A part of a blob cannot be read.
+    #[error("blob {key}, part {number}: {source}")]
+    Part {
+        /// The blob's key.
+        key: Key,
+        /// Which part.
+        number: u16,
+        /// Why.
+        source: Box<NodeError>,
+    },
     /// No memory for a buffer.
     #[error(transparent)]
     Memory(DriveError),
     /// The store is closing.
     #[error("the store is closing")]
     Closing,
+}
+
+impl NodeError {
+    /// The blob lies in parts, and was asked for as one that does not.
+    pub(super) fn is_in_parts(&self) -> bool {
+        matches!(
+            self,
+            Self::Drive {
+                source: StoreError::InParts { .. },
+                ..
+            }
+        )
+    }
+
+    /// What is damaged is a manifest, if one was asked for.
+    pub(super) fn is_of_manifest(&self) -> bool {
+        matches!(
+            self,
+            Self::Drive {
+                source: StoreError::Damaged { .. }
+                    | StoreError::Quarantined { .. }
+                    | StoreError::WrongManifest { .. },
+                ..
+            }
+        )
+    }
 }
 
 /// Why a store was not made or opened.

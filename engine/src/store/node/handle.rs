@@ -10,9 +10,9 @@ use futures_channel::oneshot;
 
 use super::super::error::StoreError;
 use super::super::log::Put;
-use super::super::record::window_blocks;
+use super::super::record::{Role, window_blocks};
 use super::super::reserve::{Commit, Reserved};
-use super::super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId};
+use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, Position, RealmId};
 use super::error::{Loss, NodeError};
 use super::lane::Refused;
 use super::seat::{Guard, NoLane, NodeDrive, Seat};
@@ -199,6 +199,9 @@ impl<D: NodeDrive> NodeStore<D> {
         bytes: &[u8],
     ) -> Result<Put, NodeError> {
         let length = bytes.len() as u64;
+        if length > self.table().length_max() {
+            return Box::pin(self.put_in_parts(realm, key, kind, bytes)).await;
+        }
         let window = window_blocks(length.max(1)) as usize * BLOCK_BYTES;
         let mut payload = D::payload(window).map_err(NodeError::Memory)?;
         payload.as_mut()[..bytes.len()].copy_from_slice(bytes);
@@ -215,10 +218,22 @@ impl<D: NodeDrive> NodeStore<D> {
         payload: D::Payload,
         length: u64,
     ) -> (Option<D::Payload>, Result<Put, NodeError>) {
+        let role = Role::Whole;
+        self.put_as(realm, (key, kind, role), payload, length).await
+    }
+
+    /// The same, for what is a part of a large blob or its manifest.
+    pub(super) async fn put_as(
+        &self,
+        realm: RealmId,
+        what: (Key, KeyKind, Role),
+        payload: D::Payload,
+        length: u64,
+    ) -> (Option<D::Payload>, Result<Put, NodeError>) {
         let mut slot = Some(payload);
         let result = loop {
             let table = self.table();
-            let attempt = self.try_put(&table, realm, (key, kind), &mut slot, length);
+            let attempt = self.try_put(&table, realm, what, &mut slot, length);
             match attempt.await {
                 Ok(put) => break Ok(put),
                 Err(again) => {
@@ -238,21 +253,22 @@ impl<D: NodeDrive> NodeStore<D> {
         &self,
         table: &Table<D>,
         realm: RealmId,
-        key: (Key, KeyKind),
+        what: (Key, KeyKind, Role),
         slot: &mut Option<D::Payload>,
         length: u64,
     ) -> Attempt<Put> {
-        let home = self.home(table, realm, &key.0)?;
-        let places = &table.spread(realm, &key.0).present;
-        let _held = self.held(table, realm, key.0, places, home).await?;
-        if self.is_elsewhere(table, realm, key.0, places, home).await? {
+        let key = what.0;
+        let home = self.home(table, realm, &key)?;
+        let places = &table.spread(realm, &key).present;
+        let _held = self.held(table, realm, key, places, home).await?;
+        if self.is_elsewhere(table, realm, key, places, home).await? {
             return Ok(Put::AlreadyThere);
         }
         let seat = self.seat(table, home)?;
         let (version, payload) = (unheld(table, places), slot.take());
         let payload = payload.ok_or(Again::Never(NodeError::Closing))?;
         let put = seat
-            .call(move |lane| async move { lane.put(version, realm, key, payload, length).await });
+            .call(move |lane| async move { lane.put(version, realm, what, payload, length).await });
         let answer = put.await.map(|(payload, put)| {
             *slot = Some(payload);
             put
@@ -262,10 +278,26 @@ impl<D: NodeDrive> NodeStore<D> {
 
     /// Takes a blob away; whether it was there.
     pub async fn delete(&self, realm: RealmId, key: Key) -> Result<bool, NodeError> {
+        match self.delete_form(realm, key, Some(Form::Whole)).await {
+            Err(error) if error.is_in_parts() => Box::pin(self.delete_large(realm, key)).await,
+            deleted => deleted,
+        }
+    }
+
+    /// Takes away what is under a key, if it is of that form, or whatever it is.
+    pub(super) async fn delete_form(
+        &self,
+        realm: RealmId,
+        key: Key,
+        wanted: Option<Form>,
+    ) -> Result<bool, NodeError> {
         let mut was_there = false;
         loop {
             let table = self.table();
-            match self.try_delete(&table, realm, key, &mut was_there).await {
+            match self
+                .try_delete(&table, realm, (key, wanted), &mut was_there)
+                .await
+            {
                 Ok(()) => return Ok(was_there),
                 Err(again) => self.before_next(&table, again).await?,
             }
@@ -276,7 +308,7 @@ impl<D: NodeDrive> NodeStore<D> {
         &self,
         table: &Table<D>,
         realm: RealmId,
-        key: Key,
+        (key, wanted): (Key, Option<Form>),
         was_there: &mut bool,
     ) -> Attempt<()> {
         table.check_writable().map_err(Again::Never)?;
@@ -290,7 +322,9 @@ impl<D: NodeDrive> NodeStore<D> {
                 let seat = self.seat(table, at)?;
                 let version = unheld(table, places);
                 let deleted =
-                    seat.call(move |lane| async move { lane.delete(version, realm, key).await });
+                    seat.call(
+                        move |lane| async move { lane.delete(version, realm, key, wanted).await },
+                    );
                 *was_there |= self.heard(table, at, deleted.await)?;
             }
         }
@@ -427,8 +461,9 @@ impl<D: NodeDrive> NodeStore<D> {
                     };
                 }
                 let version = unheld(&table, places);
-                let committed =
-                    seat.call(move |lane| async move { lane.commit(version, realm, commit).await });
+                let committed = seat.call(move |lane| async move {
+                    lane.commit(version, realm, commit, Role::Whole).await
+                });
                 self.heard(&table, home, committed.await)
             };
             match attempt.await {

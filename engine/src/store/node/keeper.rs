@@ -105,6 +105,8 @@ impl<D: NodeDrive> State<D> {
                 capacity_blocks: member.capacity_blocks,
             }
         };
+        let of_drives = self.kept.iter().filter(|kept| kept.slab_blocks > 0);
+        let slabs = of_drives.map(|kept| kept.slab_blocks);
         let rows: Vec<Row<D>> = members.iter().map(row).collect();
         let placed = |row: &Row<D>| Placed {
             number: row.number,
@@ -126,6 +128,7 @@ impl<D: NodeDrive> State<D> {
             placed,
             draw,
             slot_blocks: self.roster.slot_blocks,
+            slab_blocks: slabs.min().unwrap_or(u64::MAX),
             slots: self.roster.slots.iter().map(row_of).collect(),
             rows,
         }
@@ -137,6 +140,7 @@ pub struct Keeper<D: NodeDrive> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) options: NodeOptions,
     pub(super) mover_bell: Bell,
+    pub(super) sweeper_bell: Bell,
     pub(super) is_closing: Cell<bool>,
     pub(super) state: RefCell<State<D>>,
     pub(super) lanes: Crowd,
@@ -155,6 +159,7 @@ impl<D: NodeDrive> Keeper<D> {
             shared: Arc::new(Shared::new(state.table(0))),
             options,
             mover_bell: Bell::default(),
+            sweeper_bell: Bell::default(),
             is_closing: Cell::new(false),
             state: RefCell::new(state),
             lanes: Crowd::default(),
@@ -167,6 +172,9 @@ impl<D: NodeDrive> Keeper<D> {
         for (number, seat) in keeper.seats() {
             keeper.give_leases(number, &seat).await;
         }
+        // No other start has this one, so no other put has the numbers that begin with it.
+        let term = keeper.state.borrow().roster.term;
+        keeper.shared.large.begin(term);
         keeper.publish().await;
         keeper
     }
@@ -367,6 +375,7 @@ impl<D: NodeDrive> Keeper<D> {
             let _ = set.await;
         }
         self.mover_bell.ring();
+        self.sweeper_bell.ring();
     }
 
     // ---- Commands -------------------------------------------------------------------------------
@@ -384,11 +393,11 @@ impl<D: NodeDrive> Keeper<D> {
             self.mover_bell.ring();
         };
         let work = async {
-            let moving = async {
-                self.move_blobs().await;
+            let background = async {
+                first(self.move_blobs(), self.sweep_parts()).await;
                 std::future::pending().await
             };
-            first(work, moving).await;
+            first(work, background).await;
             for (_, seat) in self.all_seats() {
                 // Where the core has stopped, so has the log.
                 let _ = seat.call(|lane| async move { lane.finish() }).await;
@@ -444,6 +453,7 @@ impl<D: NodeDrive> Keeper<D> {
             Command::Forget { number, reply } => {
                 let _ = reply.send(self.forget(number).await);
             }
+            Command::Sweep => self.sweeper_bell.ring(),
             Command::Settled { version } if version == self.shared.version() => {
                 let settle = |roster: &mut Roster| {
                     roster

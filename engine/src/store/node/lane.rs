@@ -12,9 +12,11 @@ use oriel_dht::region::Section;
 use super::super::drive::DriveError;
 use super::super::error::{OpenError, StoreError};
 use super::super::log::{Log, LogStat, Put, RealmStat};
+use super::super::reading::Wanted;
+use super::super::record::Role;
 use super::super::recovery::{OpenOptions, Recovery, open};
 use super::super::reserve::{Commit, Reserved};
-use super::super::types::{BLOCK_BYTES, Key, KeyKind, Location, Position, RealmId};
+use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, Location, Position, RealmId};
 use super::super::walk::Page;
 use super::gate::{Entered, Gate, Latched, Stale};
 use super::ledger::Ledger;
@@ -167,13 +169,13 @@ impl<D: NodeDrive> Lane<D> {
         self.log.borrow().clone().ok_or(StoreError::Closing)
     }
 
-    fn live(&self) -> Result<Rc<Log<D>>, Refused> {
+    pub(super) fn live(&self) -> Result<Rc<Log<D>>, Refused> {
         let log = self.log().map_err(Refused::Gone)?;
         log.check_running().map_err(Refused::Gone)?;
         Ok(log)
     }
 
-    fn refused(&self, error: StoreError) -> Refused {
+    pub(super) fn refused(&self, error: StoreError) -> Refused {
         match error {
             StoreError::Stopped { .. } | StoreError::Closing => Refused::Gone(error),
             StoreError::LogEnds => Refused::NoLease,
@@ -203,8 +205,13 @@ impl<D: NodeDrive> Lane<D> {
         state.leases.iter().flatten().map(left).sum()
     }
 
-    /// Asks for more positions before they are used up.
+    /// Asks for more positions before they are used up, and for a sweep when parts of blobs made room for this one.
     fn look_after_lease(&self, log: &Log<D>) {
+        if log.has_evicted_parts.take()
+            && let Some(owner) = &*self.owner.borrow()
+        {
+            owner.shared.command(Command::Sweep);
+        }
         let (left, of_one, end) = {
             let state = log.state.borrow();
             let Some(last) = state.leases.as_ref().and_then(|leases| leases.last()) else {
@@ -280,7 +287,7 @@ impl<D: NodeDrive> Lane<D> {
         &self,
         version: Option<u64>,
         realm: RealmId,
-        key: (Key, KeyKind),
+        what: (Key, KeyKind, Role),
         payload: D::Payload,
         length: u64,
     ) -> Returned<D, Put> {
@@ -290,8 +297,8 @@ impl<D: NodeDrive> Lane<D> {
             Err(refused) => return (payload, Err(refused)),
         };
         let buf = self.drive.take(payload);
-        let change = self.change(realm, key.0);
-        let (buf, put) = log.put_buf(realm, key.0, key.1, buf, length).await;
+        let change = self.change(realm, what.0);
+        let (buf, put) = log.put_as(realm, what, buf, length).await;
         change.ended(&put);
         self.look_after_lease(&log);
         drop(entered);
@@ -303,11 +310,12 @@ impl<D: NodeDrive> Lane<D> {
         version: Option<u64>,
         realm: RealmId,
         key: Key,
+        wanted: Option<Form>,
     ) -> Result<bool, Refused> {
         let _entered = self.enter(version).await?;
         let log = self.live()?;
         let change = self.change(realm, key);
-        let deleted = log.delete(realm, key).await;
+        let deleted = log.delete_form(realm, key, wanted).await;
         change.ended(&deleted);
         deleted.map_err(|error| self.refused(error))
     }
@@ -339,11 +347,12 @@ impl<D: NodeDrive> Lane<D> {
         version: Option<u64>,
         realm: RealmId,
         commit: Commit,
+        role: Role,
     ) -> Result<Put, Refused> {
         let _entered = self.enter(version).await?;
         let log = self.live()?;
         let change = self.change(realm, commit.key);
-        let committed = log.commit(realm, &commit).await;
+        let committed = log.commit_as(realm, &commit, role).await;
         change.ended(&committed);
         committed.map_err(|error| self.refused(error))
     }
@@ -355,7 +364,11 @@ impl<D: NodeDrive> Lane<D> {
     // ---- Reads ----------------------------------------------------------------------------------
 
     /// What is not there may have been moved by those who know a newer table.
-    fn unless_stale<T>(&self, version: u64, found: Option<T>) -> Result<Option<T>, Refused> {
+    pub(super) fn unless_stale<T>(
+        &self,
+        version: u64,
+        found: Option<T>,
+    ) -> Result<Option<T>, Refused> {
         match found {
             None if self.gate.version() > version => Err(Refused::Stale),
             found => Ok(found),
@@ -478,7 +491,8 @@ impl<D: NodeDrive> Lane<D> {
         let log = self.live()?;
         let buf = self.drive.buffer(bytes.next_multiple_of(BLOCK_BYTES));
         let buf = buf.map_err(|error| Refused::Error(error.into()))?;
-        let (buf, read) = log.read_into(realm, &key, offset, buf).await;
+        let read = log.read_window(realm, &key, offset, Wanted::Window, buf);
+        let (buf, read) = read.await;
         let read = read.map_err(|error| self.refused(error))?;
         Ok(read.map(|_| D::give(buf)))
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::super::record::Record;
+use super::super::record::{Record, Role};
 use super::super::reserve::Commit;
 use super::super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId};
 use super::handle::NodeStore;
@@ -33,6 +33,7 @@ pub(super) struct Stray {
     key: Key,
     kind: KeyKind,
     length: u64,
+    role: Role,
 }
 
 /// What is to be found in the slabs of a lane from one on.
@@ -71,6 +72,7 @@ impl<D: NodeDrive> Lane<D> {
             key: record.key,
             kind: record.kind,
             length: record.length,
+            role: record.role,
         };
         Ok(Strays {
             found: records.iter().filter(is_stray).map(stray).collect(),
@@ -328,7 +330,7 @@ impl<D: NodeDrive> Keeper<D> {
         let delete_at = async |at: u16| -> Round<bool> {
             let seat = table.seat(at).ok_or(Broken::Stale)?;
             heard(
-                seat.call(move |lane| async move { lane.delete(None, realm, key).await })
+                seat.call(move |lane| async move { lane.delete(None, realm, key, None).await })
                     .await,
             )
         };
@@ -360,6 +362,7 @@ impl<D: NodeDrive> Keeper<D> {
             key,
             kind,
             length,
+            role,
         } = stray;
         let source = table.seat(from).ok_or(Broken::Stale)?;
         let target = table.seat(to).ok_or(Broken::Stale)?;
@@ -390,8 +393,8 @@ impl<D: NodeDrive> Keeper<D> {
                 length,
                 checksum: None,
             };
-            let committed =
-                target.call(move |lane| async move { lane.commit(None, realm, commit).await });
+            let committed = target
+                .call(move |lane| async move { lane.commit(None, realm, commit, role).await });
             heard(committed.await).map(drop)
         };
         let copied = copied.await;

@@ -27,7 +27,12 @@ pub struct NodePage {
 
 impl<D: NodeDrive> NodeStore<D> {
     /// Asks the places of a key in turn; `None` if no drive has it, and none that is lost may have it.
-    async fn look<T, F>(&self, realm: RealmId, key: Key, mut ask: F) -> Result<Option<T>, NodeError>
+    pub(super) async fn look<T, F>(
+        &self,
+        realm: RealmId,
+        key: Key,
+        mut ask: F,
+    ) -> Result<Option<T>, NodeError>
     where
         F: AsyncFnMut(&Table<D>, u16) -> Attempt<Option<T>>,
     {
@@ -70,6 +75,22 @@ impl<D: NodeDrive> NodeStore<D> {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, NodeError> {
+        match self.read_one(realm, key, offset, bytes).await {
+            Err(error) if error.is_in_parts() => {
+                Box::pin(self.read_large(realm, *key, offset, bytes)).await
+            }
+            read => read,
+        }
+    }
+
+    /// The same, of what lies in one window.
+    pub(super) async fn read_one(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>, NodeError> {
         let key = *key;
         let ask = async |table: &Table<D>, at: u16| {
             let (seat, version) = (self.seat(table, at)?, table.version);
@@ -84,6 +105,22 @@ impl<D: NodeDrive> NodeStore<D> {
     /// Fills a buffer of whole blocks with a blob's bytes from `offset` on, checked; how many of them are the blob's, or
     /// `None` if there is no such blob. The buffer comes back, unless the core of the drive has stopped.
     pub async fn read_into(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        payload: D::Payload,
+    ) -> (Option<D::Payload>, Result<Option<u64>, NodeError>) {
+        match self.read_one_into(realm, key, offset, payload).await {
+            (Some(payload), Err(error)) if error.is_in_parts() => {
+                Box::pin(self.read_large_into(realm, *key, offset, payload)).await
+            }
+            read => read,
+        }
+    }
+
+    /// The same, of what lies in one window.
+    pub(super) async fn read_one_into(
         &self,
         realm: RealmId,
         key: &Key,

@@ -10,9 +10,11 @@ use futures_channel::oneshot;
 
 use super::super::error::StoreError;
 use super::super::format::FormatOptions;
+use super::super::parts::slab_length_max;
 use super::super::types::{Key, Position, RealmId};
 use super::error::{ChangeError, DriveLabel, Loss, NodeError};
 use super::place::{Draw, DriveNumber, Placed, Spread};
+use super::puts::Puts;
 use super::roster::{Voters, slot_of};
 use super::seat::{NodeDrive, Seat};
 
@@ -46,6 +48,8 @@ pub(super) struct Table<D> {
     /// Found out when a partition is first asked for.
     pub(super) spreads: Box<[OnceLock<Spread>]>,
     pub(super) slot_blocks: u64,
+    /// Blocks of the smallest slabs.
+    pub(super) slab_blocks: u64,
     /// The row of each slot's drive, if it is still one of the store's.
     pub(super) slots: Box<[Option<u16>]>,
 }
@@ -54,6 +58,11 @@ impl<D: NodeDrive> Table<D> {
     pub(super) fn spread(&self, realm: RealmId, key: &Key) -> &Spread {
         let partition = self.draw.partition(realm, key);
         self.spreads[partition].get_or_init(|| self.draw.spread(partition, &self.placed))
+    }
+
+    /// The longest blob that fits a slab of any drive.
+    pub(super) fn length_max(&self) -> u64 {
+        slab_length_max(self.slab_blocks)
     }
 
     pub(super) fn row(&self, at: u16) -> &Row<D> {
@@ -121,6 +130,8 @@ pub(super) enum Command<D> {
         number: DriveNumber,
         reply: Changed<()>,
     },
+    /// Parts of large blobs may have to go.
+    Sweep,
     /// Under that version, every blob is where it belongs.
     Settled {
         version: u64,
@@ -145,6 +156,8 @@ struct Inner<D> {
 /// and puts.
 pub(super) struct Shared<D> {
     version: AtomicU64,
+    /// Large blobs that are being changed.
+    pub(super) large: Puts,
     pub(super) moved_blobs: AtomicU64,
     pub(super) moved_bytes: AtomicU64,
     inner: Mutex<Inner<D>>,
@@ -154,6 +167,7 @@ impl<D: NodeDrive> Shared<D> {
     pub(super) fn new(table: Table<D>) -> Self {
         Self {
             version: AtomicU64::new(table.version),
+            large: Puts::default(),
             moved_blobs: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
             inner: Mutex::new(Inner {
