@@ -167,6 +167,17 @@ fn blobs_are_on_all_drives_and_reached_from_all_cores() {
             // Once more, and one of the drives is emptied on to a new one.
             memory(&sub, "c").await;
             let seats = vec![seat(&reactors, 1, "a").await, seat(&reactors, 0, "b").await];
+            let again = format_node(&seats, STORE, &FORMAT).await;
+            assert!(
+                matches!(
+                    &again,
+                    Err(NodeOpenError::Drive {
+                        source: OpenError::Formatted { .. },
+                        ..
+                    })
+                ),
+                "what is there stays: {again:?}"
+            );
             let (store, keeper) = opened(seats).await;
             let format = FORMAT.drive;
             let added = store.add(seat(&reactors, 1, "c").await, &format).await;

@@ -37,14 +37,16 @@ pub async fn format<D: Drive>(
     let extents = drive.extents().await?;
     let names = extents.iter().map(|(name, _)| name);
     let was_opened = was_opened(names);
-    for (name, extent) in extents {
-        if name == ExtentName::Label {
-            match read_label(drive, &extent).await {
-                Ok(label) => return Err(OpenError::Formatted { store: label.store }),
-                Err(OpenError::Damaged { .. }) if !was_opened => {}
-                Err(error) => return Err(error),
-            }
+    // Before anything is deleted: extents come in no order.
+    let label = extents.iter().find(|(name, _)| *name == ExtentName::Label);
+    if let Some((_, label)) = label {
+        match read_label(drive, label).await {
+            Ok(label) => return Err(OpenError::Formatted { store: label.store }),
+            Err(OpenError::Damaged { .. }) if !was_opened => {}
+            Err(error) => return Err(error),
         }
+    }
+    for (_, extent) in extents {
         // Left by a format that did not come to its end: the label is the last thing it writes.
         drive.delete(extent).await?;
     }
