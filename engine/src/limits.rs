@@ -102,6 +102,9 @@ pub const DRIVES_MAX: usize = 256;
 /// Runs of positions that are leased to drives, over a store's whole life.
 pub const SLOTS_MAX: usize = 4096;
 
+/// The first blocks of the log, in which a store of many drives lays no window.
+pub const QUIET_BLOCKS: u64 = 256;
+
 /// A drive asks for more positions when less than one part in so many of its last run is left.
 pub const LEASE_LEFT_PART: u64 = 4;
 

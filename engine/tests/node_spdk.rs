@@ -145,6 +145,40 @@ fn blobs_are_on_all_drives_and_reached_from_all_cores() {
                 assert_eq!(put(&store, number).await, Ok(Put::Created));
                 assert_eq!(put(&store, number).await, Ok(Put::AlreadyThere));
             }
+            // Windows that were reserved before the key was known are on any drive.
+            for number in BLOBS..2 * BLOBS {
+                let (name, bytes) = (key(number), content(number));
+                let length = bytes.len() as u64;
+                let reserved = store.reserve_anywhere(REALM, length).await.unwrap();
+                let commit = Commit {
+                    key: name,
+                    kind: KeyKind::Name,
+                    position: reserved.position,
+                    length,
+                    checksum: None,
+                };
+                let early = store.commit_anywhere(REALM, &commit).await;
+                assert!(
+                    matches!(
+                        &early,
+                        Err(NodeError::Drive {
+                            source: StoreError::NotWritten { .. },
+                            ..
+                        })
+                    ),
+                    "{early:?}"
+                );
+                let blocks = reserved.blocks as usize * BLOCK_BYTES;
+                let mut payload = SpdkDrive::payload(blocks).unwrap();
+                payload.as_mut()[..bytes.len()].copy_from_slice(&bytes);
+                let written = store.write(REALM, reserved.position, payload).await;
+                written.1.unwrap();
+                let put = store.commit_anywhere(REALM, &commit).await;
+                assert_eq!(put, Ok(Put::Created));
+                assert_eq!(get(&store, number).await, Ok(Some(bytes)));
+                assert_eq!(store.realm_stat(REALM).await.unwrap().reservations, 0);
+                assert_eq!(store.delete(REALM, name).await, Ok(true));
+            }
             let stat = store.stat().await;
             assert!(
                 stat.drives.iter().all(|drive| drive.log.blobs > 10),

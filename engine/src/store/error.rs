@@ -66,6 +66,36 @@ pub enum StoreError {
         /// What was asked for.
         position: Position,
     },
+    /// Blocks of no blob.
+    #[error(
+        "{position} is in no window of a blob of this realm: the blob has moved or is gone; locate the key again"
+    )]
+    NoWindow {
+        /// What was asked for.
+        position: Position,
+    },
+    /// A read of more than one window.
+    #[error(
+        "{blocks} blocks from {position} on go beyond the window there, which has {window}: read one window at a time"
+    )]
+    BeyondWindow {
+        /// The first of them.
+        position: Position,
+        /// How many.
+        blocks: u64,
+        /// Blocks of that window.
+        window: u64,
+    },
+    /// What lies in a window is not what was written.
+    #[error("{position} is damaged: it has the checksum {found:08x}, not {expected:08x}")]
+    DamagedWindow {
+        /// The first block that the checksum is of.
+        position: Position,
+        /// The checksum it should have.
+        expected: u32,
+        /// The one it has.
+        found: u32,
+    },
     /// Blocks that are being written.
     #[error("{position} is being written: wait for that write to end")]
     BeingWritten {

@@ -103,6 +103,8 @@ pub struct RealmStat {
     pub blobs: u64,
     /// Blocks of its windows, with blobs and reserved.
     pub used_blocks: u64,
+    /// Windows that are reserved in it and not committed.
+    pub reservations: u64,
     /// The most of them.
     pub quota_blocks: Option<u64>,
 }
@@ -234,8 +236,12 @@ impl<D: Drive> Log<D> {
     /// What a realm holds.
     pub fn realm_stat(&self, realm: RealmId) -> Option<RealmStat> {
         let state = self.state.borrow();
+        let reserved = state.reservations.values();
+        let reserved = reserved.filter(|reservation| reservation.realm == realm);
+        let reservations = reserved.count() as u64;
         let realm = state.realms.get(&realm)?;
         Some(RealmStat {
+            reservations,
             blobs: realm.blobs,
             used_blocks: realm.used_blocks,
             quota_blocks: realm.options.quota_blocks,

@@ -26,6 +26,7 @@ mod label;
 mod log;
 mod node;
 mod parts;
+mod position;
 mod prints;
 mod reading;
 mod record;
@@ -57,6 +58,7 @@ pub use node::{
     Sleep, Voters, format_node, open_node,
 };
 pub use parts::Manifest;
+pub use position::Described;
 pub use record::{Record, Role, window_blocks};
 pub use recovery::{OpenOptions, Phases, Recovery, open};
 pub use reserve::{Commit, Reserved};

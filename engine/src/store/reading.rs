@@ -42,9 +42,9 @@ enum Filled {
 
 /// Blocks of a blob.
 #[derive(Clone, Copy)]
-struct Blocks {
-    first: u64,
-    count: u64,
+pub(super) struct Blocks {
+    pub(super) first: u64,
+    pub(super) count: u64,
 }
 
 impl<D: Drive> Log<D> {
@@ -371,7 +371,7 @@ fn check_small(
 }
 
 /// Checks blocks of a blob with a trailer, given the blocks of the trailer that speak of them.
-fn check_large(
+pub(super) fn check_large(
     key: &Key,
     location: Location,
     blocks: Blocks,

@@ -224,8 +224,53 @@ impl<D: Drive> Log<D> {
         self.create(record, claim, window).await
     }
 
+    /// Reads blocks of a reserved window that were written, for the drive that they belong on, and checks them.
+    pub(super) async fn read_reserved(
+        &self,
+        realm: RealmId,
+        position: Position,
+        buf: D::Buf,
+    ) -> (D::Buf, Result<(), StoreError>) {
+        let count = buf.as_ref().len() / BLOCK_BYTES;
+        let found = {
+            let state = self.state.borrow();
+            let window = state.reservations.range(..=position.0).next_back();
+            let window = window.filter(|(_, reservation)| reservation.realm == realm);
+            window.and_then(|(&window, reservation)| {
+                let first = (position.0 - window) as usize;
+                let blocks = reservation.blocks.get(first..)?.get(..count)?.to_vec();
+                Some((reservation.taken.extent.clone(), blocks))
+            })
+        };
+        let Some((extent, blocks)) = found else {
+            return (buf, Err(StoreError::NotReserved { position }));
+        };
+        let start = position.0 % self.layout.slab_blocks;
+        let (buf, read) = self.drive.read(&extent, start, buf).await;
+        if let Err(error) = read {
+            return (buf, Err(error.into()));
+        }
+        let data = buf.as_ref().chunks_exact(BLOCK_BYTES);
+        for (at, (bytes, block)) in (position.0..).zip(data.zip(blocks)) {
+            let position = Position(at);
+            let found = Crc32c::of(bytes).value();
+            let wrong = match block {
+                Block::Written { checksum } if checksum == found => continue,
+                Block::Written { checksum: expected } => StoreError::DamagedWindow {
+                    position,
+                    expected,
+                    found,
+                },
+                Block::BeingWritten => StoreError::BeingWritten { position },
+                Block::Missing => StoreError::NotWritten { position },
+            };
+            return (buf, Err(wrong));
+        }
+        (buf, Ok(()))
+    }
+
     /// Whether the window may become a blob of that length.
-    fn check_commit(
+    pub(super) fn check_commit(
         &self,
         realm: RealmId,
         commit: &Commit,

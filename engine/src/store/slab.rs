@@ -1,6 +1,8 @@
 //! What the store keeps in memory of a slab: eight bytes for each of its blobs.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use oriel_dht::region::prefetch;
@@ -105,6 +107,27 @@ pub(super) struct Slab<E> {
     in_directory: u32,
     /// The records that are not in the directory yet, in the order in which they came.
     tail: Vec<Record>,
+    /// Where windows end that have a gap behind them, by their first block; the others end where the next one begins. `None`
+    /// where that has to be found out first.
+    ends: Option<BTreeMap<u32, u32>>,
+}
+
+/// Where a slab's windows end has to be found out from its records: see [`Slab::learn_ends`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct EndsUnknown;
+
+/// Of windows in order, the ends of those that have a gap behind them.
+fn gaps(windows: impl Iterator<Item = Range<u32>>) -> BTreeMap<u32, u32> {
+    let mut ends = BTreeMap::new();
+    let mut last: Option<Range<u32>> = None;
+    for window in windows {
+        if let Some(last) = last.filter(|last| last.end != window.start) {
+            ends.insert(last.start, last.end);
+        }
+        last = Some(window);
+    }
+    ends.extend(last.map(|last| (last.start, last.end)));
+    ends
 }
 
 /// A row of a checkpoint that cannot be.
@@ -124,6 +147,7 @@ impl<E> Slab<E> {
             dead: 0,
             in_directory: 0,
             tail: Vec::new(),
+            ends: Some(BTreeMap::new()),
         }
     }
 
@@ -152,9 +176,57 @@ impl<E> Slab<E> {
             _ => self.blobs.len(),
         };
         self.blobs.insert(place, known);
+        self.note_end(place, start + record.blocks() as u32);
         self.tail.push(*record);
         self.may_have_parts |= record.role != Role::Whole;
         self.live += record.blocks();
+        true
+    }
+
+    /// Notes where the window ends that has come to that place among the blobs.
+    fn note_end(&mut self, place: usize, end: u32) {
+        let Some(ends) = &mut self.ends else {
+            return;
+        };
+        let start = self.blobs[place].start();
+        if let Some(before) = place.checked_sub(1).map(|at| self.blobs[at].start())
+            && ends.get(&before) == Some(&start)
+        {
+            ends.remove(&before);
+        }
+        let next = self.blobs.get(place + 1).map(|next| next.start());
+        if next != Some(end) {
+            ends.insert(start, end);
+        }
+    }
+
+    /// The window that a block is in, of a blob that is or was in the slab.
+    pub(super) fn window(&self, block: u32) -> Result<Option<Range<u32>>, EndsUnknown> {
+        let at = match place_of(&self.blobs, block) {
+            Ok(at) => at,
+            Err(0) => return Ok(None),
+            Err(behind) => behind - 1,
+        };
+        let ends = self.ends.as_ref().ok_or(EndsUnknown)?;
+        let start = self.blobs[at].start();
+        let next = self.blobs.get(at + 1).map(|next| next.start());
+        let end = ends.get(&start).copied().or(next);
+        let window = start..end.expect("the last window's end is noted");
+        Ok(window.contains(&block).then_some(window))
+    }
+
+    /// Takes the ends of all windows from their records; false if these are not all that the slab has by now.
+    pub(super) fn learn_ends(&mut self, records: &mut [Record], slab_blocks: u64) -> bool {
+        records.sort_unstable_by_key(|record| record.position);
+        let window = |record: &Record| {
+            let start = (record.position.0 % slab_blocks) as u32;
+            start..start + record.blocks() as u32
+        };
+        let starts = self.blobs.iter().map(|known| known.start());
+        if !starts.eq(records.iter().map(|record| window(record).start)) {
+            return false;
+        }
+        self.ends = Some(gaps(records.iter().map(window)));
         true
     }
 
@@ -275,6 +347,8 @@ impl<E> Slab<E> {
         slab.live = table.live.into();
         // A table does not tell.
         slab.may_have_parts = true;
+        // The table has the beginnings only.
+        slab.ends = None;
         slab.blobs = Vec::with_capacity(table.known.len());
         let mut free = 0;
         for (rank, &(start, checksum)) in table.known.iter().enumerate() {
@@ -313,6 +387,7 @@ impl<E> Slab<E> {
         }
         slab.blobs = Vec::with_capacity(records.len());
         let mut free = 0;
+        let mut ends = BTreeMap::new();
         for (rank, record) in records.iter().enumerate() {
             let start = record.position.0 % slab_blocks;
             if record.position.0 / slab_blocks != row.number {
@@ -320,6 +395,9 @@ impl<E> Slab<E> {
             }
             if start < free || start + record.blocks() > slab_blocks {
                 return Err(WrongRow("a blob that reaches beyond its place"));
+            }
+            if let Some(before) = slab.blobs.last().filter(|_| start != free) {
+                ends.insert(before.start(), free as u32);
             }
             free = start + record.blocks();
             let is_dead = row.is_dead(rank);
@@ -335,6 +413,8 @@ impl<E> Slab<E> {
                 show(record);
             }
         }
+        ends.extend(slab.blobs.last().map(|last| (last.start(), free as u32)));
+        slab.ends = Some(ends);
         Ok(slab)
     }
 }
@@ -343,6 +423,7 @@ impl<E> Slab<E> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::types::{BLOCK_BYTES, Key, KeyKind, Position};
     use super::*;
 
     fn known(start: u32) -> Known {
@@ -352,7 +433,66 @@ mod tests {
         }
     }
 
+    fn record(start: u64, blocks: u64) -> Record {
+        Record {
+            key: Key::new([0; 32]),
+            kind: KeyKind::Name,
+            position: Position(0x8000 + start),
+            length: blocks * BLOCK_BYTES as u64,
+            checksum: 0,
+            role: Role::Whole,
+        }
+    }
+
     proptest! {
+        /// Windows of up to four blocks, committed in any order, some never: each block is in the window that a plain search
+        /// finds, also when what is known of the ends is made anew.
+        #[test]
+        fn a_block_is_in_the_window_that_has_it(
+            windows in prop::collection::vec((1_u64..=4, any::<bool>(), any::<u32>()), 0..60),
+        ) {
+            let mut committed = Vec::new();
+            let mut next = 0;
+            for (blocks, is_committed, turn) in windows {
+                if is_committed {
+                    committed.push((turn, record(next, blocks)));
+                }
+                next += blocks;
+            }
+            committed.sort_by_key(|(turn, _)| *turn);
+            let mut records: Vec<Record> = committed.into_iter().map(|(_, record)| record).collect();
+            let mut slab = Slab::new(Rc::new(()), RealmId(1));
+            for (at, record) in records.iter().enumerate() {
+                prop_assert!(slab.add((record.position.0 % 0x8000) as u32, record));
+                if at % 3 == 0 {
+                    slab.kill((record.position.0 % 0x8000) as u32, record.blocks());
+                }
+            }
+            let row = Row { table: None, ..slab.row(1, false) };
+            let again = Slab::from_row(Rc::new(()), &row, records.clone(), 0x8000, |_| ()).unwrap();
+            for block in 0..next as u32 + 3 {
+                let plain = records.iter().find_map(|record| {
+                    let start = (record.position.0 % 0x8000) as u32;
+                    let window = start..start + record.blocks() as u32;
+                    window.contains(&block).then_some(window)
+                });
+                prop_assert_eq!(slab.window(block), Ok(plain.clone()));
+                prop_assert_eq!(again.window(block), Ok(plain));
+            }
+            let whole = slab.row(1, true);
+            let table = whole.table.as_ref().unwrap();
+            let mut taken = Slab::from_table(Rc::new(()), &whole, table, 0x8000).unwrap();
+            if let Some(last) = records.last().copied() {
+                prop_assert_eq!(taken.window((last.position.0 % 0x8000) as u32), Err(EndsUnknown));
+                let mut fewer = records[1..].to_vec();
+                prop_assert!(!taken.learn_ends(&mut fewer, 0x8000));
+            }
+            prop_assert!(taken.learn_ends(&mut records, 0x8000));
+            for block in 0..next as u32 + 3 {
+                prop_assert_eq!(taken.window(block), slab.window(block));
+            }
+        }
+
         #[test]
         fn a_blob_is_found_where_a_plain_search_finds_it(
             starts in prop::collection::btree_set(0u32..5000, 0..400),

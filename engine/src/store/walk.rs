@@ -160,10 +160,28 @@ impl<D: Drive> Log<D> {
         number: u64,
         from: Position,
     ) -> Result<Vec<Record>, StoreError> {
+        let Some((realm, mut records)) = self.all_records(number).await? else {
+            return Ok(Vec::new());
+        };
+        let state = self.state.borrow();
+        records.retain(|record| {
+            let fingerprint = state.keys.fingerprint(realm, &record.key);
+            let there = state.locate_quietly(fingerprint);
+            record.position >= from && there == Some(record.location())
+        });
+        records.sort_unstable_by_key(|record| record.position);
+        Ok(records)
+    }
+
+    /// The blobs that are or were in a slab, and whose they are.
+    pub(super) async fn all_records(
+        &self,
+        number: u64,
+    ) -> Result<Option<(RealmId, Vec<Record>)>, StoreError> {
         let (owner, extent, in_directory, tail) = {
             let state = self.state.borrow();
             let Some(slab) = state.slabs.get(&number) else {
-                return Ok(Vec::new());
+                return Ok(None);
             };
             let owner = Owner {
                 store: self.layout.store,
@@ -183,14 +201,7 @@ impl<D: Drive> Log<D> {
             },
         })?;
         records.extend(tail);
-        let state = self.state.borrow();
-        records.retain(|record| {
-            let fingerprint = state.keys.fingerprint(owner.realm, &record.key);
-            let there = state.locate_quietly(fingerprint);
-            record.position >= from && there == Some(record.location())
-        });
-        records.sort_unstable_by_key(|record| record.position);
-        Ok(records)
+        Ok(Some((owner.realm, records)))
     }
 
     pub(super) async fn check_record(

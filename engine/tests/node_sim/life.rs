@@ -225,6 +225,7 @@ impl Simulation {
             },
             gone: Vec::new(),
             move_bytes_per_second: self.plan.move_bytes_per_second,
+            quiet_blocks: 0,
             sleep: Rc::new(sleep),
         }
     }

@@ -413,7 +413,7 @@ impl<D: NodeDrive> NodeStore<D> {
     }
 
     /// What an answer means to those who do not try again: their window is on that drive and nowhere else.
-    fn ended<T>(
+    pub(super) fn ended<T>(
         &self,
         table: &Table<D>,
         at: u16,

@@ -257,7 +257,12 @@ impl<D: NodeDrive> Keeper<D> {
             let slab_blocks = state.kept(number).map_or(0, |kept| kept.slab_blocks);
             match slab_blocks {
                 0 => Vec::new(),
-                slab_blocks => state.roster.leases(number, slab_blocks),
+                slab_blocks => {
+                    let first = self.options.quiet_blocks.div_ceil(slab_blocks);
+                    let leases = state.roster.leases(number, slab_blocks).into_iter();
+                    let leases = leases.map(|slabs| slabs.start.max(first)..slabs.end);
+                    leases.filter(|slabs| !slabs.is_empty()).collect()
+                }
             }
         };
         let given = seat.call(move |lane| async move { lane.set_leases(slabs) });

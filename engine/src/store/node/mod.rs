@@ -20,7 +20,7 @@
 //! | `table.rs` | the same for all cores, with a version |
 //! | `gate.rs` | changes of one version of the table at a time |
 //! | `seat.rs`, `lane.rs` | a drive on its core |
-//! | `handle.rs`, `reads.rs`, `whole.rs` | what users call: [`NodeStore`] |
+//! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs` | what users call: [`NodeStore`] |
 //! | `open.rs`, `keeper.rs`, `changes.rs`, `mover.rs` | opening; drives that come and go; blobs that go home |
 //!
 //! **Positions** are the store's: the namespace is cut into slots, which the roster leases to drives one by one, so a
@@ -44,6 +44,7 @@ mod mover;
 mod open;
 mod parts;
 mod place;
+mod position;
 mod puts;
 mod reads;
 mod roster;

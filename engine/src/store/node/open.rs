@@ -19,7 +19,7 @@ use super::lane::Lane;
 use super::place::DriveNumber;
 use super::roster::{Member, Roster};
 use super::seat::{NoLane, NodeDrive, Seat};
-use crate::limits::DRIVES_MAX;
+use crate::limits::{DRIVES_MAX, QUIET_BLOCKS};
 
 /// How the keeper waits.
 pub type Sleep = Rc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()>>>>;
@@ -52,17 +52,21 @@ pub struct NodeOptions {
     pub gone: Vec<DriveNumber>,
     /// Bytes a second that go from drive to drive at most, where drives were added or are emptied.
     pub move_bytes_per_second: u64,
+    /// No window is laid in so many of the log's first blocks: those who look for partitions read them, and are to find
+    /// zeros. What is there already stays.
+    pub quiet_blocks: u64,
     /// How the keeper waits.
     pub sleep: Sleep,
 }
 
 impl Default for NodeOptions {
-    /// 256 MiB a second; on reactors.
+    /// 256 MiB a second, and a MiB without windows; on reactors.
     fn default() -> Self {
         Self {
             drive: OpenOptions::default(),
             gone: Vec::new(),
             move_bytes_per_second: 256 << 20,
+            quiet_blocks: QUIET_BLOCKS,
             sleep: Rc::new(|time| Box::pin(crate::reactor::sleep(time))),
         }
     }

@@ -92,6 +92,7 @@ impl<D: NodeDrive> NodeStore<D> {
                 Some(sum) => RealmStat {
                     blobs: sum.blobs + stat.blobs,
                     used_blocks: sum.used_blocks + stat.used_blocks,
+                    reservations: sum.reservations + stat.reservations,
                     quota_blocks: sum.quota_blocks.zip(stat.quota_blocks).map(|(a, b)| a + b),
                 },
             });

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use oriel_spdk::DmaBuf;
+use oriel_spdk::bdev::Memory;
+use oriel_spdk::device::Lent;
 
 use super::super::drive::DriveError;
 use super::super::types::BLOCK_BYTES;
@@ -17,7 +19,7 @@ const BUFFER_STEP: usize = 64 << 10;
 /// Bytes that SPDK transfers. Dropped, they wait to be used again.
 pub struct SpdkBuf {
     /// `None` while a request has it.
-    dma: Option<DmaBuf>,
+    dma: Option<Memory>,
     pub(super) bytes: usize,
     idle: Rc<IdleBuffers>,
 }
@@ -25,10 +27,10 @@ pub struct SpdkBuf {
 impl SpdkBuf {
     pub(super) async fn through<F, E>(
         mut self,
-        request: impl FnOnce(DmaBuf) -> F,
+        request: impl FnOnce(Memory) -> F,
     ) -> (Self, Result<(), E>)
     where
-        F: Future<Output = (DmaBuf, Result<(), E>)>,
+        F: Future<Output = (Memory, Result<(), E>)>,
     {
         let dma = self.dma.take().expect("nobody else has it");
         let (dma, result) = request(dma).await;
@@ -57,47 +59,67 @@ impl SpdkBuf {
 
 /// Bytes that SPDK transfers, on their way between cores.
 pub struct SpdkPayload {
-    dma: DmaBuf,
+    dma: Memory,
     bytes: usize,
+}
+
+/// The memory of a request to a device of this program, so that drives fill it, or take from it, without a copy.
+impl From<Lent> for SpdkPayload {
+    fn from(lent: Lent) -> Self {
+        let bytes = lent.len();
+        Self {
+            dma: Memory::Lent(lent),
+            bytes,
+        }
+    }
 }
 
 impl SpdkPayload {
     pub(super) fn new(bytes: usize) -> Result<Self, DriveError> {
         let dma = DmaBuf::zeroed(bytes.max(BLOCK_BYTES), BLOCK_BYTES);
         let dma = dma.map_err(|_| DriveError::NoMemory { bytes })?;
+        let dma = Memory::Own(dma);
         Ok(Self { dma, bytes })
+    }
+
+    /// The request's memory that it was made of, if it was.
+    pub fn into_lent(self) -> Option<Lent> {
+        match self.dma {
+            Memory::Own(_) => None,
+            Memory::Lent(lent) => Some(lent),
+        }
     }
 }
 
 impl AsRef<[u8]> for SpdkPayload {
     fn as_ref(&self) -> &[u8] {
-        &self.dma[..self.bytes]
+        &self.dma.as_ref()[..self.bytes]
     }
 }
 
 impl AsMut<[u8]> for SpdkPayload {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.dma[..self.bytes]
+        &mut self.dma.as_mut()[..self.bytes]
     }
 }
 
 impl AsRef<[u8]> for SpdkBuf {
     fn as_ref(&self) -> &[u8] {
         let dma = self.dma.as_ref().expect("no request has it");
-        &dma[..self.bytes]
+        &dma.as_ref()[..self.bytes]
     }
 }
 
 impl AsMut<[u8]> for SpdkBuf {
     fn as_mut(&mut self) -> &mut [u8] {
         let dma = self.dma.as_mut().expect("no request has it");
-        &mut dma[..self.bytes]
+        &mut dma.as_mut()[..self.bytes]
     }
 }
 
 impl Drop for SpdkBuf {
     fn drop(&mut self) {
-        if let Some(dma) = self.dma.take() {
+        if let Some(Memory::Own(dma)) = self.dma.take() {
             self.idle.keep(dma);
         }
     }
@@ -133,7 +155,7 @@ impl IdleBuffers {
                 .map_err(|_| DriveError::NoMemory { bytes })?,
         };
         Ok(SpdkBuf {
-            dma: Some(dma),
+            dma: Some(Memory::Own(dma)),
             bytes,
             idle: Rc::clone(self),
         })
