@@ -1,0 +1,282 @@
+//! The blob protocol's commands, served.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use oriel_ec::Crc32c;
+use oriel_engine::store::{
+    self, BLOCK_BYTES, Commit, Described, Form, NodeDrive, Put, SpdkDrive, window_blocks,
+};
+use oriel_protocol::limits::{COMMIT_RECORDS_MAX, PROBE_KEYS_MAX};
+use oriel_protocol::{
+    Arguments, Blob, Checksum, Chunk, Command, DecodeError, Epoch, Key, KeyKind, Length,
+    ListRequest, Listed, Located, Location, Page, Position, Stat, Status, StoreId, Vector, Window,
+    decode_commit, decode_keys, decode_put,
+};
+use oriel_spdk::device::Request;
+
+use crate::device::{Serves, Serving};
+use crate::limits::IO_BYTES_MAX;
+use crate::status::{Doing, io_error, status_of};
+
+/// The version of the routing table that a node without one has.
+const NO_EPOCH: Epoch = Epoch(0);
+
+/// A command that is not done: its status, and dword 0 of its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Refusal {
+    status: Status,
+    dword0: u32,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self { status, dword0: 0 }
+    }
+}
+
+type Answer = Result<u32, Refusal>;
+
+/// Serves a vendor command to its end.
+pub(crate) async fn serve(serving: Rc<Serving>, mut request: Request) {
+    let answer = match decode(&serving, &mut request) {
+        Ok(command) => answer(&serving, &command, &mut request).await,
+        Err(refusal) => Err(refusal),
+    };
+    match answer {
+        Ok(dword0) => request.complete_with_dword0(dword0),
+        Err(Refusal { status, dword0 }) => request.complete_nvme(dword0, io_error(status)),
+    }
+}
+
+fn decode(serving: &Serving, request: &mut Request) -> Result<Command, Refusal> {
+    let nvme = request.nvme().ok_or(Status::Internal)?;
+    let arguments = Arguments::from_command(nvme.bytes);
+    let decoded = Command::decode(nvme.bytes[0], &arguments, nvme.data.len() as u64);
+    decoded.map_err(|error| malformed(serving, &error))
+}
+
+/// What is wrong with a command is for its sender's author to know; a log that hosts can fill is no use to anybody.
+fn malformed(serving: &Serving, error: &DecodeError) -> Refusal {
+    let count = serving.malformed.get() + 1;
+    serving.malformed.set(count);
+    if count.is_power_of_two() {
+        let realm = serving.serves.realm;
+        tracing::warn!(%error, %realm, count, "a host's command is malformed");
+    }
+    error.status().into()
+}
+
+fn refused(error: &store::NodeError) -> Refusal {
+    status_of(error, Doing::Command).into()
+}
+
+/// The command's data.
+fn data(request: &mut Request) -> Result<&mut [u8], Refusal> {
+    let nvme = request.nvme().ok_or(Status::Internal)?;
+    Ok(nvme.data)
+}
+
+/// Writes an answer of a fixed length, which the command's transfer has.
+fn write(request: &mut Request, bytes: &[u8]) -> Answer {
+    let place = data(request)?.get_mut(..bytes.len());
+    place.ok_or(Status::Internal)?.copy_from_slice(bytes);
+    Ok(0)
+}
+
+async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> Answer {
+    let serves = &serving.serves;
+    let Serves { store, realm, .. } = serves;
+    match command {
+        Command::Locate { key } => {
+            let described = store.describe(*realm, &engine_key(key)).await;
+            let described = described.map_err(|error| refused(&error))?;
+            let blob = described.map(location).transpose()?;
+            let located = Located {
+                blob,
+                epoch: NO_EPOCH,
+            };
+            write(request, &located.encode())
+        }
+        Command::Delete { key } => {
+            let deleted = store.delete(*realm, engine_key(key)).await;
+            deleted.map(u32::from).map_err(|error| refused(&error))
+        }
+        Command::Probe { keys } => {
+            let keys = decode_keys(*keys, data(request)?);
+            let keys = keys.map_err(|error| malformed(serving, &error))?;
+            let keys: Vec<store::Key> = keys.map(|key| engine_key(&key)).collect();
+            let there = store.probe(*realm, &keys).await;
+            there
+                .map(|bits| bits as u32)
+                .map_err(|error| refused(&error))
+        }
+        Command::Reserve { length } => {
+            let reserved = store.reserve_anywhere(*realm, length.get()).await;
+            let reserved = reserved.map_err(|error| refused(&error))?;
+            let left = reserved.deadline.since(serves.clock.now());
+            let window = Window {
+                position: Position(reserved.position.0),
+                blocks: reserved.blocks,
+                time_left_ms: whole_ms(left),
+            };
+            write(request, &window.encode())
+        }
+        Command::Commit { records } => commit(serving, *records, request).await,
+        Command::Put => put(serving, request).await,
+        Command::List(list_request) => list(serving, list_request, request).await,
+        Command::Map { offset } => {
+            Chunk::encode(&[], *offset, NO_EPOCH, data(request)?);
+            Ok(0)
+        }
+        Command::Stat => {
+            let stat = stat(serves).await?;
+            write(request, &stat.encode())
+        }
+    }
+}
+
+fn whole_ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn engine_key(key: &Key) -> store::Key {
+    store::Key::new(*key.bytes())
+}
+
+fn engine_kind(kind: KeyKind) -> store::KeyKind {
+    match kind {
+        KeyKind::Name => store::KeyKind::Name,
+        KeyKind::Content => store::KeyKind::Content,
+    }
+}
+
+fn location(described: Described) -> Result<Location, Refusal> {
+    let store::Location {
+        position, length, ..
+    } = described.location;
+    let length = Length::new(length).ok_or(Status::Internal)?;
+    let checksum = match length.vector_blocks() {
+        0 => Checksum::Blocks(described.checksum),
+        blocks => Checksum::Vector(Vector {
+            position: Position(position.0 + length.blocks()),
+            blocks: u32::try_from(blocks).map_err(|_| Status::Internal)?,
+            checksum: described.checksum,
+        }),
+    };
+    Ok(Location {
+        position: Position(position.0),
+        length,
+        checksum,
+    })
+}
+
+async fn commit(serving: &Serving, records: u8, request: &mut Request) -> Answer {
+    let Serves { store, realm, .. } = &serving.serves;
+    let mut created = 0;
+    for at in 0..records {
+        let failed = |refusal: Refusal| Refusal {
+            dword0: at.into(),
+            ..refusal
+        };
+        let (blob, position) = decode_commit(records, data(request)?, at)
+            .map_err(|error| failed(malformed(serving, &error)))?;
+        let commit = Commit {
+            key: engine_key(&blob.key),
+            kind: engine_kind(blob.kind),
+            position: store::Position(position.0),
+            length: blob.length.get(),
+            checksum: blob.checksum,
+        };
+        let committed = store.commit_anywhere(*realm, &commit).await;
+        match committed.map_err(|error| failed(refused(&error)))? {
+            Put::Created => created |= 1 << at,
+            Put::AlreadyThere => {}
+        }
+    }
+    Ok(created)
+}
+
+async fn put(serving: &Serving, request: &mut Request) -> Answer {
+    let Serves { store, realm, .. } = &serving.serves;
+    let (blob, payload) = {
+        let (blob, bytes) =
+            decode_put(data(request)?).map_err(|error| malformed(serving, &error))?;
+        // The blob begins in the middle of a block of the transfer, so it has to be copied for the drive.
+        let window = window_blocks(blob.length.get()) as usize * BLOCK_BYTES;
+        let mut payload = SpdkDrive::payload(window).map_err(|_| Status::Busy)?;
+        payload.as_mut()[..bytes.len()].copy_from_slice(bytes);
+        (blob, payload)
+    };
+    let Blob {
+        key,
+        kind,
+        length,
+        checksum,
+    } = blob;
+    if let Some(expected) = checksum {
+        let bytes = length.blocks() as usize * BLOCK_BYTES;
+        if Crc32c::of(&payload.as_ref()[..bytes]).value() != expected {
+            return Err(Status::OtherChecksum.into());
+        }
+    }
+    let (key, kind) = (engine_key(&key), engine_kind(kind));
+    let put = store.put_payload(*realm, key, kind, payload, length.get());
+    match put.await.1.map_err(|error| refused(&error))? {
+        Put::Created => Ok(1),
+        Put::AlreadyThere => Ok(0),
+    }
+}
+
+/// A page of what lies behind the cursor, less what the prefix leaves out.
+async fn list(serving: &Serving, list: &ListRequest, request: &mut Request) -> Answer {
+    let Serves { store, realm, .. } = &serving.serves;
+    let most = Page::capacity(data(request)?.len());
+    let page = store
+        .list(*realm, store::Position(list.cursor.0), most)
+        .await;
+    let page = page.map_err(|error| refused(&error))?;
+    let mut blobs = Vec::with_capacity(page.blobs.len());
+    for blob in &page.blobs {
+        let key = Key::new(*blob.key.bytes());
+        // One in parts is at no one place.
+        if blob.location.form == Form::Whole && list.prefix.is_of(&key) {
+            blobs.push(Listed {
+                key,
+                position: Position(blob.location.position.0),
+                length: Length::new(blob.location.length).ok_or(Status::Internal)?,
+            });
+        }
+    }
+    let next = page.next.map(|position| Position(position.0));
+    Page::encode(&blobs, next, data(request)?).ok_or(Status::Internal)?;
+    Ok(0)
+}
+
+async fn stat(serves: &Serves) -> Result<Stat, Refusal> {
+    let Serves { store, realm, .. } = serves;
+    let of_realm = store.realm_stat(*realm).await.ok_or(Status::NotReady)?;
+    let mut used_blocks = 0;
+    for realm in &serves.realms {
+        let stat = store.realm_stat(*realm).await;
+        used_blocks += stat.map_or(0, |stat| stat.used_blocks);
+    }
+    let whole = store.stat().await;
+    let here = whole.drives.iter().filter(|drive| drive.loss.is_none());
+    let length_max = Length::new(store.length_max().await).ok_or(Status::NotReady)?;
+    Ok(Stat {
+        store: StoreId(serves.store_id.0),
+        transfer_bytes_max: IO_BYTES_MAX,
+        probe_keys_max: PROBE_KEYS_MAX as u16,
+        commit_records_max: COMMIT_RECORDS_MAX as u16,
+        length_max,
+        capacity_blocks: here.map(|drive| drive.capacity_blocks).sum(),
+        used_blocks,
+        quota_blocks: of_realm.quota_blocks,
+        realm_used_blocks: of_realm.used_blocks,
+        realm_blobs: of_realm.blobs,
+        reservations: of_realm.reservations,
+        epoch: NO_EPOCH,
+        is_cache: serves.is_cache,
+    })
+}

@@ -1,0 +1,19 @@
+//! Every fixed size of this crate, and how the sizes relate.
+
+use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS, QUIET_BLOCKS, TRANSFER_BYTES_MAX};
+
+/// Requests that one realm may have under way on one core; more are told that it is busy.
+pub const REQUESTS_MAX: usize = 4096;
+
+/// The data of one command at most, READs and WRITEs included.
+///
+/// SPDK before v24.01 hands a device a vendor command's data as one buffer also where they lie in several, so this is the
+/// size of the transport's buffers as well.
+pub const IO_BYTES_MAX: u32 = TRANSFER_BYTES_MAX;
+
+const _: () = assert!((IO_BYTES_MAX as u64).is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(QUIET_BLOCKS == oriel_engine::limits::QUIET_BLOCKS);
+const _: () = assert!(BLOCK_BYTES == oriel_engine::store::BLOCK_BYTES as u64);
+const _: () = assert!(2 * QUIET_BLOCKS < NAMESPACE_BLOCKS);
+// Each of them may be a task of the reactor.
+const _: () = assert!(REQUESTS_MAX < oriel_engine::limits::TASKS_MAX);

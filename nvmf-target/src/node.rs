@@ -1,0 +1,291 @@
+//! A target that serves a store's realms.
+
+use std::collections::BTreeSet;
+
+use oriel_engine::clock::Clock;
+use oriel_engine::reactor::{self, CoreId};
+use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive, StoreId};
+use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS};
+use oriel_spdk::Subsystems;
+use oriel_spdk::device::{DeviceSpec, Registered, register};
+use oriel_spdk::nvmf::{
+    Address, NamespaceOptions, Nqn, Nsid, Running, Subsystem, SubsystemSpec, Target, TargetOptions,
+    TransportOptions,
+};
+
+use crate::device::{LogDevice, Serves};
+use crate::error::{StartError, StopError};
+use crate::limits::IO_BYTES_MAX;
+
+/// Who may connect to a realm.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hosts {
+    /// Everybody who reaches a listener.
+    Any,
+    /// Hosts of these names.
+    Only(Vec<Nqn>),
+}
+
+/// A realm that is served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Realm {
+    /// What it is called on the network: the end of its subsystem's name.
+    pub name: String,
+    /// What the store was opened with for it.
+    pub options: RealmOptions,
+    /// Who may connect.
+    pub hosts: Hosts,
+}
+
+/// How a store is served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeSpec {
+    /// The node's name, in the names of its subsystems.
+    pub node: String,
+    /// Whose blobs these are.
+    pub store: StoreId,
+    /// The realms: all that the store was opened with.
+    pub realms: Vec<Realm>,
+    /// How hosts reach it. Sizes of transfers and buffers are set by [`Node::start`].
+    pub transports: Vec<TransportOptions>,
+    /// Where it listens, for all realms.
+    pub listeners: Vec<Address>,
+}
+
+impl NodeSpec {
+    /// The name of a realm's subsystem.
+    pub fn nqn(&self, realm: &str) -> Result<Nqn, StartError> {
+        let name = format!("nqn.2026-11.io.oriel:{}:{realm}", self.node);
+        name.parse().map_err(|source| StartError::Name {
+            node: self.node.clone(),
+            realm: realm.into(),
+            source,
+        })
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        for realm in &self.realms {
+            self.nqn(&realm.name)?;
+            if !names.insert(&realm.name) || !ids.insert(realm.options.id) {
+                let realm = realm.name.clone();
+                return Err(StartError::Twice { realm });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a namespace is known by wherever it is attached: the same for the same realm of the same store, whatever serves it.
+fn namespace_id(store: StoreId, realm: RealmId) -> [u8; 16] {
+    let mut of = [0; 18];
+    of[..16].copy_from_slice(&store.0);
+    of[16..].copy_from_slice(&realm.0.to_le_bytes());
+    let hash = blake3::derive_key("oriel 2026-11 namespace of a realm", &of);
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    // As a version 8 UUID, whose content is its maker's (RFC 9562).
+    id[6] = id[6] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
+}
+
+/// A store that is served.
+pub struct Node {
+    target: Target,
+    devices: Vec<Registered>,
+    // They stay what they are until the target ends.
+    _discovery: Option<Subsystem<Running>>,
+    _subsystems: Vec<Subsystem<Running>>,
+}
+
+/// What was started, to be ended in order.
+struct Parts {
+    target: Target,
+    devices: Vec<Registered>,
+}
+
+impl Parts {
+    async fn end(self) -> Result<(), StopError> {
+        self.target.shut_down().await?;
+        for device in self.devices {
+            device.unregister().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Serves a store on every core that has a reactor; each needs an SPDK thread of its own, attached and current, and so
+    /// does the core that calls this. The store is not closed by [`stop`](Self::stop).
+    ///
+    /// # Panics
+    /// Outside a reactor, or where no SPDK thread is current.
+    pub async fn start(
+        subsystems: &Subsystems,
+        store: &NodeStore<SpdkDrive>,
+        clock: &Clock,
+        spec: &NodeSpec,
+    ) -> Result<Self, StartError> {
+        spec.check()?;
+        for realm in &spec.realms {
+            let realm = realm.options.id;
+            if store.realm_stat(realm).await.is_none() {
+                return Err(StartError::UnknownRealm { realm });
+            }
+            if store.has_quiet_blobs(realm).await? {
+                return Err(StartError::QuietBlobs { realm });
+            }
+        }
+        let options = TargetOptions {
+            name: spec.node.clone(),
+            ..TargetOptions::default()
+        };
+        let mut parts = Parts {
+            target: Target::new(subsystems, &options)?,
+            devices: Vec::new(),
+        };
+        let built = build(&mut parts, store, clock, spec).await;
+        match built {
+            Ok((discovery, running)) => Ok(Self {
+                target: parts.target,
+                devices: parts.devices,
+                _discovery: Some(discovery),
+                _subsystems: running,
+            }),
+            Err(error) => {
+                if let Err(also) = parts.end().await {
+                    tracing::error!(%also, "what was started of the target did not end in order");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it: hosts lose their connections, what they have begun is done first.
+    pub async fn stop(self) -> Result<(), StopError> {
+        let Self {
+            target, devices, ..
+        } = self;
+        Parts { target, devices }.end().await
+    }
+}
+
+type Built = (Subsystem<Running>, Vec<Subsystem<Running>>);
+
+async fn build(
+    parts: &mut Parts,
+    store: &NodeStore<SpdkDrive>,
+    clock: &Clock,
+    spec: &NodeSpec,
+) -> Result<Built, StartError> {
+    for transport in &spec.transports {
+        let sized = TransportOptions {
+            io_bytes_max: Some(IO_BYTES_MAX),
+            // One buffer for each command: see the limit.
+            io_unit_bytes: Some(IO_BYTES_MAX),
+            ..transport.clone()
+        };
+        parts.target.add_transport(&sized).await?;
+    }
+    for core in reactor::handle().cores() {
+        join(&parts.target, core).await?;
+    }
+    let mut running = Vec::new();
+    for realm in &spec.realms {
+        running.push(serve(parts, store, clock, spec, realm).await?);
+    }
+    let discovery = parts.target.add_subsystem(&SubsystemSpec::discovery())?;
+    for listener in &spec.listeners {
+        discovery.add_listener(*listener).await?;
+    }
+    Ok((discovery.start().await?, running))
+}
+
+/// Has a core serve the target.
+async fn join(target: &Target, core: CoreId) -> Result<(), StartError> {
+    let groups = target.poll_groups();
+    // Dropping the poll group leaves it to the target.
+    let join = move || async move { groups.join().map(drop) };
+    let stopped = StartError::Core { core };
+    let Ok(joined) = reactor::handle().spawn(core, "serve the target", join) else {
+        return Err(stopped);
+    };
+    match joined.await {
+        Ok(joined) => joined.map_err(|source| StartError::PollGroup { core, source }),
+        Err(_) => Err(stopped),
+    }
+}
+
+async fn serve(
+    parts: &mut Parts,
+    store: &NodeStore<SpdkDrive>,
+    clock: &Clock,
+    spec: &NodeSpec,
+    realm: &Realm,
+) -> Result<Subsystem<Running>, StartError> {
+    let RealmOptions { id, cache, .. } = realm.options;
+    let uuid = namespace_id(spec.store, id);
+    let device = DeviceSpec {
+        name: format!("oriel:{}:{}", spec.node, realm.name),
+        product: "Oriel log".into(),
+        block_size: BLOCK_BYTES as u32,
+        blocks: NAMESPACE_BLOCKS,
+        boundary_blocks: 0,
+        write_cache: false,
+        uuid,
+    };
+    let serves = Serves {
+        store: store.clone(),
+        store_id: spec.store,
+        realm: id,
+        realms: spec.realms.iter().map(|realm| realm.options.id).collect(),
+        is_cache: cache.is_some(),
+        clock: clock.clone(),
+    };
+    let registered = register(&device, LogDevice::new(serves))?;
+    parts.devices.push(registered);
+    let serial: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let subsystem = parts.target.add_subsystem(&SubsystemSpec {
+        // The first 20 of 32 digits, as many as there may be.
+        serial: serial[..20].into(),
+        model: "Oriel".into(),
+        namespaces_max: 1,
+        ..SubsystemSpec::new(spec.nqn(&realm.name)?)
+    })?;
+    let namespace = NamespaceOptions {
+        nsid: Some(Nsid::FIRST),
+        uuid: Some(uuid),
+        nguid: Some(uuid),
+        ..NamespaceOptions::default()
+    };
+    let name = realm.name.clone();
+    subsystem.add_namespace(&device.name, &namespace, move |_, event| {
+        tracing::debug!(realm = name, ?event, "a realm's namespace changes");
+    })?;
+    match &realm.hosts {
+        Hosts::Any => subsystem.allow_any_host(true)?,
+        Hosts::Only(hosts) => hosts.iter().try_for_each(|host| subsystem.add_host(host))?,
+    }
+    for listener in &spec.listeners {
+        subsystem.add_listener(*listener).await?;
+    }
+    Ok(subsystem.start().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_known_by_its_store_and_realm() {
+        let id = |store, realm| namespace_id(StoreId([store; 16]), RealmId(realm));
+        // Hosts remember it: a change here makes every namespace another one.
+        let expected = *b"\0";
+        assert_ne!(id(1, 1)[..1], expected);
+        assert_eq!(id(1, 1), id(1, 1));
+        assert_ne!(id(1, 1), id(1, 2));
+        assert_ne!(id(1, 1), id(2, 1));
+        assert_eq!((id(1, 1)[6] >> 4, id(1, 1)[8] >> 6), (8, 2));
+    }
+}

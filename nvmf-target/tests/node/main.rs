@@ -1,0 +1,19 @@
+//! A node over the wire: the pure Rust client against it, by NVMe/TCP on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics where it stands"
+)]
+
+mod blobs;
+mod host;
+mod malformed;
+mod realms;
+mod support;
+mod windows;
+
+#[test]
+#[ignore = "the other process of these tests, which start it themselves"]
+fn node_process() {
+    support::node_main();
+}

@@ -1,0 +1,334 @@
+//! A node in a process of its own, on a file, which can be ended and killed; and the host's side of it.
+
+#![allow(dead_code, reason = "each of the tests uses its part")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oriel_client::blob::Blobs;
+use oriel_client::nvme::Status as NvmeStatus;
+use oriel_client::{CommandError, Controller, Namespace, Options, block_on};
+use oriel_engine::clock::Clock;
+use oriel_engine::reactor::{
+    Backoff, ReactorConfig, ReactorHandle, attach, sleep, spawn_local, start,
+};
+use oriel_engine::store::*;
+use oriel_nvmf_target::{Hosts, Node, NodeSpec, Realm};
+use oriel_protocol::Status;
+use oriel_spdk::bdev::create::{self, Kind};
+use oriel_spdk::nvmf::{Address, TcpOptions, TransportOptions};
+use oriel_spdk::{CoreSet, EnvOptions, SpdkThread, Subsystems};
+
+pub(crate) const HOST: &str = "nqn.2016-06.io.oriel:friend";
+/// Any host may use it, and checks what it reads by itself.
+pub(crate) const OPEN: &str = "open";
+/// `HOST` alone may use it; the node checks what it reads. At most `QUOTA` blocks.
+pub(crate) const CLOSED: &str = "closed";
+pub(crate) const QUOTA: u64 = 64;
+pub(crate) const BLOCK: usize = 4096;
+/// The longest blob of the node below.
+pub(crate) const LONGEST: usize = (2048 - 1 - 3) * BLOCK;
+
+const STORE: StoreId = StoreId([0x5e; 16]);
+const FORMAT: NodeFormat = NodeFormat {
+    drive: FormatOptions {
+        slab_blocks: 2048,
+        journal_blocks: 256,
+    },
+    slot_blocks: 1 << 30,
+};
+const FILE_BYTES: u64 = 256 << 20;
+const DRIVE: &str = "drive";
+
+/// The test that the node's process runs.
+const ENTRY: &str = "node_process";
+const MARK: &str = "NODE ";
+const HOW: &str = "ORIEL_NODE_TEST";
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// The machine is small, and a node keeps its cores busy: one at a time.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// ThreadSanitizer does not see how SPDK synchronises.
+pub(crate) fn is_skipped() -> bool {
+    let is_skipped = std::env::var_os("TSAN_OPTIONS").is_some();
+    if is_skipped {
+        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
+    }
+    is_skipped
+}
+
+// ---- The node's process, from outside ----------------------------------------------------------
+
+pub(crate) struct NodeProcess {
+    /// What it prints has to go somewhere.
+    _lines: Receiver<String>,
+    child: Child,
+    directory: Rc<tempfile::TempDir>,
+    pub(crate) address: SocketAddr,
+}
+
+impl NodeProcess {
+    /// With an empty drive.
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = std::fs::File::create(directory.path().join(DRIVE)).unwrap();
+        file.set_len(FILE_BYTES).unwrap();
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        Self::start_at(address, Rc::new(directory))
+    }
+
+    fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>) -> Self {
+        let how = format!("{} {}", address.port(), directory.path().display());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                ENTRY,
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(HOW, how)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        loop {
+            match lines.recv_timeout(START_LIMIT) {
+                Ok(line) if line.contains(MARK) => {
+                    return Self {
+                        _lines: lines,
+                        child,
+                        directory,
+                        address,
+                    };
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = child.kill();
+                    let status = child.wait();
+                    match error {
+                        RecvTimeoutError::Timeout => panic!("the node does not start"),
+                        RecvTimeoutError::Disconnected => {
+                            panic!("the node's process ended: {status:?}")
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends it in order.
+    pub(crate) fn end(mut self) {
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        drop(self.child.stdin.take());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the node's process failed: {status}");
+    }
+
+    /// Ends it in order, or kills it, and starts it again on the same file and address.
+    pub(crate) fn again(mut self, is_killed: bool) -> Self {
+        match is_killed {
+            true => self.child.kill().unwrap(),
+            false => self.finish(),
+        }
+        let (address, directory) = (self.address, Rc::clone(&self.directory));
+        drop(self);
+        Self::start_at(address, directory)
+    }
+
+    pub(crate) fn options(&self, realm: &str) -> Options {
+        Options {
+            host: HOST.into(),
+            connect_timeout: Duration::from_secs(60),
+            command_timeout: Duration::from_secs(120),
+            ..Options::new(self.address, format!("nqn.2026-11.io.oriel:test:{realm}"))
+        }
+    }
+
+    pub(crate) fn connect(&self, realm: &str) -> Controller {
+        let controller = Controller::connect(self.options(realm)).unwrap();
+        controller.wait().unwrap()
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        // Best effort: after a failed test it may still be there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn namespace(controller: &Controller) -> Namespace {
+    block_on(controller.namespace(1)).unwrap()
+}
+
+pub(crate) fn blobs(controller: &Controller) -> Blobs<Namespace> {
+    block_on(Blobs::open(namespace(controller))).unwrap()
+}
+
+/// The status of a command that failed, as the protocol has it.
+pub(crate) fn status<T: std::fmt::Debug>(result: Result<T, CommandError>) -> Status {
+    let error = result.unwrap_err();
+    match &error {
+        CommandError::Status { status, .. } => {
+            let NvmeStatus { kind, code, .. } = *status;
+            Status::from_code(kind, code).unwrap_or_else(|| panic!("{error}"))
+        }
+        other => panic!("no status: {other}"),
+    }
+}
+
+fn lines_of(source: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+// ---- The node's process, from inside -----------------------------------------------------------
+
+fn realms() -> Vec<Realm> {
+    vec![
+        Realm {
+            name: OPEN.into(),
+            options: RealmOptions {
+                verify: false,
+                ..RealmOptions::new(RealmId(1))
+            },
+            hosts: Hosts::Any,
+        },
+        Realm {
+            name: CLOSED.into(),
+            options: RealmOptions {
+                quota_blocks: Some(QUOTA),
+                ..RealmOptions::new(RealmId(2))
+            },
+            hosts: Hosts::Only(vec![HOST.parse().unwrap()]),
+        },
+    ]
+}
+
+/// What the node's process does.
+pub(crate) fn node_main() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .init();
+    let how = std::env::var(HOW).expect("the test that starts this says how");
+    let (port, directory) = how.split_once(' ').unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
+    let path = PathBuf::from(directory).join(DRIVE);
+    let env = EnvOptions {
+        name: "node-test".into(),
+        cores: CoreSet::allowed().first(2),
+        ..EnvOptions::default()
+    };
+    let env = env.start().unwrap();
+    let config = ReactorConfig {
+        signals: false,
+        // The tests share two cores with whatever else runs there.
+        held_limit: Duration::from_secs(60),
+        backoff: Some(Backoff::small_machine()),
+        ..ReactorConfig::default()
+    };
+    start(&env, config, |reactors| async move {
+        attach(SpdkThread::create("main").unwrap());
+        for core in reactors.cores().into_iter().skip(1) {
+            let there = reactors.spawn(core, "make a thread", || async {
+                attach(SpdkThread::create("other").unwrap());
+            });
+            there.unwrap().await.unwrap();
+        }
+        let subsystems = Subsystems::start().await.unwrap();
+        // In boxes, since what is built for tests moves futures about, and a test's thread has a small stack.
+        Box::pin(serve(&reactors, &subsystems, &path, address)).await;
+        subsystems.stop().await;
+    })
+    .unwrap();
+}
+
+async fn serve(
+    reactors: &ReactorHandle,
+    subsystems: &Subsystems,
+    path: &Path,
+    address: SocketAddr,
+) {
+    create::aio(subsystems, DRIVE, path, 4096).await.unwrap();
+    // Not the core that hosts first come to: memory goes between the two.
+    let core = *reactors.cores().last().unwrap();
+    let load = || async {
+        // One that was formatted before is loaded.
+        let drive = SpdkDrive::format(DRIVE, &FORMAT.drive).await.unwrap();
+        Seat::new(drive, index_in_memory(4096).unwrap(), DRIVE)
+    };
+    let seat = reactors.spawn(core, "load a drive", load).unwrap();
+    let seats = vec![seat.await.unwrap()];
+    match format_node(&seats, STORE, &FORMAT).await {
+        Ok(()) => {}
+        Err(NodeOpenError::Drive {
+            source: OpenError::Formatted { .. },
+            ..
+        }) => {}
+        Err(error) => panic!("{error}"),
+    }
+    let clock = Clock::monotonic();
+    let options = NodeOptions {
+        drive: OpenOptions {
+            store: Some(STORE),
+            blobs_max: 4096,
+            realms: realms().iter().map(|realm| realm.options).collect(),
+            clock: clock.clone(),
+            ..OpenOptions::default()
+        },
+        ..NodeOptions::default()
+    };
+    let (store, keeper, recovery) = Box::pin(open_node(seats, options)).await.unwrap();
+    assert_eq!(recovery.lost, []);
+    let keeper = spawn_local("keeper", Box::pin(keeper.run())).unwrap();
+    let spec = NodeSpec {
+        node: "test".into(),
+        store: STORE,
+        realms: realms(),
+        transports: vec![TransportOptions {
+            shared_buffers: Some(128),
+            buffer_cache: Some(16),
+            ..TransportOptions::tcp(TcpOptions::default())
+        }],
+        listeners: vec![Address::tcp(address)],
+    };
+    let node = Box::pin(Node::start(subsystems, &store, &clock, &spec))
+        .await
+        .unwrap();
+    println!("{MARK}ready");
+    std::io::stdout().flush().unwrap();
+    let commands = lines_of(std::io::stdin());
+    while !matches!(commands.try_recv(), Err(TryRecvError::Disconnected)) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    node.stop().await.unwrap();
+    store.close();
+    keeper.await;
+    create::delete(subsystems, Kind::Aio, DRIVE).await.unwrap();
+}
