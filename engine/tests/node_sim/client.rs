@@ -315,6 +315,8 @@ impl Simulation {
             }
             NodeError::LogEnds { .. } if is_faulty => Answer::Refused,
             NodeError::Moved { .. } => Answer::Refused,
+            // Its drive was emptied, and let go.
+            NodeError::NoSuchPosition { .. } if self.report.borrow().drained > 0 => Answer::Refused,
             NodeError::Drive {
                 source: StoreError::Full,
                 ..

@@ -90,7 +90,9 @@ impl Simulation {
         for key in 0..self.plan.keys() {
             let places = store.lost_places(REALM, &self.plan.key(key).0);
             if self.plan.large > 0 || places.contains(&lost.drive) {
-                self.known.borrow_mut()[key].now.insert(None);
+                let known = &mut self.known.borrow_mut()[key];
+                known.now.insert(None);
+                known.is_fragile |= self.plan.large > 0;
             }
         }
         // Keys are used while it is forgotten.

@@ -423,13 +423,11 @@ impl Simulation {
         for number in 0..self.plan.keys() {
             self.at_once(store, number, &[Op::Read]).await;
             let key = self.plan.key(number).0;
-            let is_there = match self.plan.cache {
-                None => {
-                    let now = self.known.borrow()[number].now.clone();
-                    now.iter().any(Option::is_some)
-                }
-                // Nothing is evicted any more: nothing comes.
-                Some(_) => {
+            let known = self.known.borrow()[number].clone();
+            let is_there = match self.plan.cache.is_some() || known.is_fragile {
+                false => known.now.iter().any(Option::is_some),
+                // Nothing goes any more.
+                true => {
                     let read = store.read(REALM, &key, 0, 1).await;
                     read.map_err(|error| error.to_string())?.is_some()
                 }

@@ -35,6 +35,9 @@ pub(crate) struct Known {
     pub(crate) hidden: BTreeSet<Value>,
     /// Two drives were away one after the other: a later blob may come back when an earlier one was read already.
     pub(crate) is_outdated: bool,
+    /// A drive was forgotten that may have had parts of it: it goes when somebody notices, and until then it is there for
+    /// those who put.
+    pub(crate) is_fragile: bool,
 }
 
 impl Known {
@@ -43,6 +46,7 @@ impl Known {
             now: [None].into(),
             hidden: BTreeSet::new(),
             is_outdated: false,
+            is_fragile: false,
         }
     }
 
@@ -67,8 +71,8 @@ impl Known {
         is_cache: bool,
     ) -> Result<(), String> {
         let mut done = done.to_vec();
-        if is_cache {
-            // It may have made room for others, at any time.
+        if is_cache || self.is_fragile {
+            // It may have made room for others, or lack a part, at any time.
             done.extend([(Op::Delete, Answer::Unknown); 2]);
         }
         let done = &done[..];

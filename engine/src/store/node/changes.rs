@@ -230,8 +230,27 @@ impl<D: NodeDrive> Keeper<D> {
     /// A drive holds nothing any more: it is not the store's from here on.
     pub(super) async fn let_go(&self, number: DriveNumber) {
         // The drive's own copy says so, too, which is why it may be wiped.
-        self.commit(|roster| roster.members.retain(|member| member.number != number))
+        let member = {
+            let mut state = self.state.borrow_mut();
+            let here = present(&state.kept);
+            let takes_over = |member: &Member| {
+                member.number != number && member.is_voter && here.contains(&member.number)
+            };
+            if !state.roster.members.iter().any(takes_over) {
+                // It alone has a say now, and stays until another drive is back that has one.
+                return;
+            }
+            state.roster.member_mut(number).cloned()
+        };
+        let is_told = self
+            .commit(|roster| roster.members.retain(|member| member.number != number))
             .await;
+        if !is_told {
+            // The drives that its blobs went to failed just now, and it has the say that they would need.
+            self.state.borrow_mut().roster.members.extend(member);
+            self.publish().await;
+            return;
+        }
         let kept = {
             let mut state = self.state.borrow_mut();
             let at = state.kept.iter().position(|kept| kept.number == number);

@@ -23,7 +23,7 @@ use super::place::{Draw, DriveNumber, PARTITIONS, Placed};
 use super::roster::{Member, Roster};
 use super::seat::{NodeDrive, Seat};
 use super::table::{Command, Row, Shared, Table};
-use crate::limits::LEASE_LEFT_PART;
+use crate::limits::{LEASE_LEFT_PART, SLAB_BLOCKS_MAX};
 
 /// A drive of the store, as its keeper knows it.
 pub(super) struct Kept<D> {
@@ -65,7 +65,7 @@ pub(super) struct State<D> {
 
 impl<D: NodeDrive> State<D> {
     /// Whether a roster may be written without those that are lost: only if they are no majority, which could be started
-    /// alone and would not know of it.
+    /// alone and would not know of it, and if one of those that have to know it is among its own drives.
     fn may_go_on(&self) -> bool {
         let here = present(&self.kept);
         let left = self
@@ -73,7 +73,11 @@ impl<D: NodeDrive> State<D> {
             .iter()
             .filter(|voter| here.contains(voter))
             .count();
-        left > 0 && left * 2 >= self.voters.len()
+        let stays = |voter: &&DriveNumber| {
+            let members = &self.roster.members;
+            here.contains(voter) && members.iter().any(|member| member.number == **voter)
+        };
+        self.voters.iter().any(|voter| stays(&voter)) && left * 2 >= self.voters.len()
     }
 
     pub(super) fn kept(&mut self, number: DriveNumber) -> Option<&mut Kept<D>> {
@@ -128,7 +132,7 @@ impl<D: NodeDrive> State<D> {
             placed,
             draw,
             slot_blocks: self.roster.slot_blocks,
-            slab_blocks: slabs.min().unwrap_or(u64::MAX),
+            slab_blocks: slabs.min().unwrap_or(SLAB_BLOCKS_MAX),
             slots: self.roster.slots.iter().map(row_of).collect(),
             rows,
         }
@@ -301,10 +305,10 @@ impl<D: NodeDrive> Keeper<D> {
     // ---- The roster and the table ---------------------------------------------------------------
 
     /// Changes the roster, and writes it to all drives that are there. Those that it cannot be written to are lost, which
-    /// is a change as well.
-    pub(super) async fn commit(&self, change: impl FnOnce(&mut Roster)) {
+    /// is a change as well. False if too few are left to write to.
+    pub(super) async fn commit(&self, change: impl FnOnce(&mut Roster)) -> bool {
         if !self.is_writable() {
-            return;
+            return false;
         }
         change(&mut self.state.borrow_mut().roster);
         loop {
@@ -317,7 +321,7 @@ impl<D: NodeDrive> Keeper<D> {
                     for member in &mut roster.members {
                         member.is_voter = voters.contains(&member.number);
                     }
-                    return;
+                    return false;
                 }
                 state.roster.epoch += 1;
                 let State { roster, kept, .. } = &mut *state;
@@ -345,7 +349,7 @@ impl<D: NodeDrive> Keeper<D> {
                 let mut state = self.state.borrow_mut();
                 let voters = roster.members.iter().filter(|member| member.is_voter);
                 state.voters = voters.map(|member| member.number).collect();
-                return;
+                return true;
             }
         }
     }
