@@ -6,6 +6,7 @@
 )]
 
 mod blobs;
+mod ends;
 mod host;
 mod malformed;
 mod realms;
