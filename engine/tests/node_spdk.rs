@@ -323,3 +323,94 @@ fn a_drive_that_is_pulled_out_or_fails_takes_its_own_blobs_only() {
         },
     );
 }
+
+/// A blob that no slab holds lies on both drives, in parts of 256 KiB.
+#[test]
+fn a_blob_of_several_slabs_is_on_all_drives() {
+    on_two_cores(
+        "a_blob_of_several_slabs_is_on_all_drives",
+        |reactors, sub| async move {
+            memory(&sub, "a").await;
+            memory(&sub, "b").await;
+            let seats = vec![seat(&reactors, 0, "a").await, seat(&reactors, 1, "b").await];
+            format_node(&seats, STORE, &FORMAT).await.unwrap();
+            let (store, keeper) = opened(seats).await;
+            let bytes: Vec<u8> = (0..5 * MIB + 4321)
+                .map(|at| (at / 3 + at * 7) as u8)
+                .collect();
+            let (length, large) = (bytes.len() as u64, Key::of_content(&bytes));
+            let kind = KeyKind::Content;
+
+            let other = store.put_large(REALM, key(1), kind).unwrap();
+            other.abandon().await;
+            let mut other = store.put_large(REALM, key(1), kind).unwrap();
+            other.write(&bytes[..3 * MIB as usize]).await.unwrap();
+            let refused = other.commit().await;
+            assert!(
+                matches!(&refused, Err(NodeError::OtherContent { key: of, .. }) if *of == key(1)),
+                "{refused:?}"
+            );
+            assert_eq!(store.stat().await.blobs, 0, "its parts went with it");
+
+            let mut stream = store.put_large(REALM, large, kind).unwrap();
+            for piece in bytes.chunks(300_000) {
+                stream.write(piece).await.unwrap();
+            }
+            assert_eq!(get_of(&store, &large).await, Ok(None), "not committed yet");
+            assert_eq!(stream.commit().await, Ok(Put::Created));
+            let again = store.put(REALM, large, kind, &bytes).await;
+            assert_eq!(again, Ok(Put::AlreadyThere));
+            assert_eq!(store.stat().await.blobs, 22, "21 parts and the manifest");
+            store.close();
+            keeper.await;
+
+            let seats = vec![seat(&reactors, 1, "a").await, seat(&reactors, 0, "b").await];
+            let (store, keeper) = opened(seats).await;
+            let manifest = store.manifest(REALM, &large).await.unwrap().unwrap();
+            assert_eq!((manifest.length, manifest.parts()), (length, 21));
+            let mut on = [0; 2];
+            for part in manifest.part_keys() {
+                let place = store.locate(REALM, &part).await.unwrap().unwrap();
+                assert_eq!(place.form, Form::Part);
+                on[usize::from(store.drive_of(place.position).unwrap().0)] += 1;
+                assert_eq!(store.delete(REALM, part).await, Ok(false), "no blob");
+            }
+            assert!(on.iter().all(|parts| *parts > 2), "{on:?}");
+            let page = store.list(REALM, Position(0), 100).await.unwrap();
+            let listed = page
+                .blobs
+                .iter()
+                .map(|blob| (blob.key, blob.location.length));
+            assert_eq!(listed.collect::<Vec<_>>(), [(large, length)]);
+
+            assert_eq!(get_of(&store, &large).await, Ok(Some(bytes.clone())));
+            // Within a part, over the ends of some, and behind the end.
+            for (offset, count) in [
+                (4096, 1),
+                (200_704, 3),
+                (MIB, 64),
+                (5 * MIB, 2),
+                (6 * MIB, 2),
+            ] {
+                let payload = SpdkDrive::payload(count * 65_536).unwrap();
+                let (payload, read) = store.read_into(REALM, &large, offset, payload).await;
+                let end = (offset + count as u64 * 65_536).min(length);
+                let wanted = bytes.get(offset as usize..end as usize).unwrap_or_default();
+                assert_eq!(read, Ok(Some(wanted.len() as u64)));
+                assert_eq!(&payload.unwrap().as_ref()[..wanted.len()], wanted);
+            }
+            assert_eq!(store.delete(REALM, large).await, Ok(true));
+            assert_eq!(store.delete(REALM, large).await, Ok(false));
+            assert_eq!(store.stat().await.blobs, 0);
+            store.close();
+            keeper.await;
+            for name in ["a", "b"] {
+                create::delete(&sub, Kind::Malloc, name).await.unwrap();
+            }
+        },
+    );
+}
+
+async fn get_of(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, NodeError> {
+    store.read(REALM, key, 0, u64::MAX).await
+}
