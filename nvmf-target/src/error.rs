@@ -12,7 +12,15 @@ use oriel_spdk::nvmf::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A name that is no part of an NQN.
+    /// A name that is no part of another one.
+    #[error(
+        "'{word}' is no name of a node or a realm: use letters, digits, hyphens, dots and underscores"
+    )]
+    Word {
+        /// The name.
+        word: String,
+    },
+    /// Names that are too long together.
     #[error("realm '{realm}' of node '{node}' cannot be named in NVMe's way: {source}")]
     Name {
         /// The node.

@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+pub mod config;
+pub mod daemon;
 mod device;
 mod error;
 pub mod limits;

@@ -17,3 +17,9 @@ const _: () = assert!(BLOCK_BYTES == oriel_engine::store::BLOCK_BYTES as u64);
 const _: () = assert!(2 * QUIET_BLOCKS < NAMESPACE_BLOCKS);
 // Each of them may be a task of the reactor.
 const _: () = assert!(REQUESTS_MAX < oriel_engine::limits::TASKS_MAX);
+
+/// Blobs that each drive of a node may hold, unless its configuration says otherwise.
+pub const BLOBS_DEFAULT: u64 = 1 << 20;
+
+/// Memory of a node, unless its configuration says otherwise: the least that works without hugepages.
+pub const MEMORY_MIB_DEFAULT: u32 = 512;

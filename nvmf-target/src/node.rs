@@ -55,12 +55,7 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// The name of a realm's subsystem.
     pub fn nqn(&self, realm: &str) -> Result<Nqn, StartError> {
-        let name = format!("nqn.2026-11.io.oriel:{}:{realm}", self.node);
-        name.parse().map_err(|source| StartError::Name {
-            node: self.node.clone(),
-            realm: realm.into(),
-            source,
-        })
+        nqn(&self.node, realm)
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -74,6 +69,24 @@ impl NodeSpec {
         }
         Ok(())
     }
+}
+
+/// The name of a realm's subsystem.
+pub(crate) fn nqn(node: &str, realm: &str) -> Result<Nqn, StartError> {
+    for word in [node, realm] {
+        // A colon would make one name of two different pairs.
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if word.is_empty() || !word.bytes().all(is_good) {
+            let word = word.into();
+            return Err(StartError::Word { word });
+        }
+    }
+    let name = format!("nqn.2026-11.io.oriel:{node}:{realm}");
+    name.parse().map_err(|source| StartError::Name {
+        node: node.into(),
+        realm: realm.into(),
+        source,
+    })
 }
 
 /// What a namespace is known by wherever it is attached: the same for the same realm of the same store, whatever serves it.

@@ -1,0 +1,95 @@
+//! A storage node: `orield --dev DIR`, or `orield --config FILE`.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use oriel_nvmf_target::config::Config;
+use oriel_nvmf_target::daemon::{self, DaemonError};
+use tracing_subscriber::filter::LevelFilter;
+
+/// Serves the blobs on its drives to hosts, as NVMe namespaces over TCP.
+#[derive(Parser)]
+#[command(version, about)]
+struct Options {
+    #[command(flatten)]
+    node: Which,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// The node's configuration.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// A node for trying out: on a file in this directory, reached from this machine alone.
+    #[arg(long, value_name = "DIR", global = true, num_args = 0..=1, default_missing_value = "oriel-dev")]
+    dev: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Serves until SIGTERM or SIGINT, which is what happens without a word as well.
+    Run {
+        /// The port that a new node for trying out listens at.
+        #[arg(long, default_value_t = 4420)]
+        port: u16,
+    },
+    /// Prints the configuration with all that it leaves out.
+    Config,
+    /// Makes the configured devices the drives of a new, empty store.
+    Format {
+        /// Also where there is something on them, which is lost; another store's drives are refused all the same.
+        #[arg(long)]
+        overwrite: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::INFO)
+        .with_writer(std::io::stderr)
+        .init();
+    match work(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orield: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(options: Options) -> Result<(), DaemonError> {
+    let what = options.what.unwrap_or(What::Run { port: 4420 });
+    let port = match &what {
+        What::Run { port } => *port,
+        What::Config | What::Format { .. } => 4420,
+    };
+    let (config, is_new) = match (&options.node.config, &options.node.dev) {
+        (Some(file), _) => (Config::read(file)?, false),
+        (None, Some(directory)) => daemon::dev(directory, port)?,
+        (None, None) => unreachable!("one of them is required"),
+    };
+    match what {
+        What::Config => {
+            print!("{}", config.text());
+            Ok(())
+        }
+        What::Format { overwrite } => daemon::format(&config, overwrite),
+        What::Run { .. } => daemon::run(&config.clone(), is_new, move || {
+            for realm in &config.realms {
+                for listener in &config.listeners {
+                    println!(
+                        "{} at tcp {listener}: nqn.2026-11.io.oriel:{}:{}",
+                        realm.name, config.node, realm.name
+                    );
+                }
+            }
+            println!("ready");
+        }),
+    }
+}
