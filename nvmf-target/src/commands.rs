@@ -16,7 +16,7 @@ use oriel_protocol::{
 use oriel_spdk::device::Request;
 
 use crate::device::{Serves, Serving};
-use crate::limits::IO_BYTES_MAX;
+use crate::limits::{IO_BYTES_MAX, RESERVATIONS_MAX};
 use crate::status::{Doing, io_error, status_of};
 
 /// The version of the routing table that a node without one has.
@@ -112,6 +112,10 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
                 .map_err(|error| refused(&error))
         }
         Command::Reserve { length } => {
+            let of_realm = store.realm_stat(*realm).await.ok_or(Status::NotReady)?;
+            if of_realm.reservations >= RESERVATIONS_MAX {
+                return Err(Status::Busy.into());
+            }
             let reserved = store.reserve_anywhere(*realm, length.get()).await;
             let reserved = reserved.map_err(|error| refused(&error))?;
             let left = reserved.deadline.since(serves.clock.now());

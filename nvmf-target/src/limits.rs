@@ -5,6 +5,10 @@ use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS, QUIET_BLOCKS, TRANSF
 /// Requests that one realm may have under way on one core; more are told that it is busy.
 pub const REQUESTS_MAX: usize = 4096;
 
+/// Windows that a realm may have reserved at a time; a host that wants more is told that it is busy. The node remembers eight bytes
+/// for each block of them.
+pub const RESERVATIONS_MAX: u64 = 1024;
+
 /// The data of one command at most, READs and WRITEs included.
 ///
 /// SPDK before v24.01 hands a device a vendor command's data as one buffer also where they lie in several, so this is the

@@ -1,7 +1,10 @@
 //! Windows, by plain READs and WRITEs.
 
 use oriel_client::block_on;
-use oriel_protocol::{Blob, Chunk, Command, Epoch, KeyKind, Position, Status, Window, encode_keys};
+use oriel_protocol::{
+    Blob, Chunk, Command, Epoch, KeyKind, Length, Position, Status, WINDOW_BYTES, Window,
+    encode_keys,
+};
 
 use crate::host::{blob, commit, content, failed_at, key, read, reserve, send, write};
 use crate::support::{
@@ -172,6 +175,41 @@ fn windows_are_written_and_read_by_plain_commands() {
         (0, Epoch(0)),
         "a node has no table yet"
     );
+    drop(raw);
+    controller.close();
+    node.end();
+}
+
+/// A realm has as many windows reserved as it may; those who let one go make room for another.
+#[test]
+fn reservations_have_an_end() {
+    if is_skipped() {
+        return;
+    }
+    let _turn = turn();
+    let node = NodeProcess::start();
+    let controller = node.connect(OPEN);
+    let raw = namespace(&controller);
+    let length = Length::new(1).unwrap();
+    let mut windows = Vec::new();
+    for _ in 0..16 {
+        // Many at a time, as one after the other takes a while.
+        let command = Command::Reserve { length };
+        let some = (0..64).map(|_| raw.vendor(&command, vec![0; WINDOW_BYTES]));
+        for answer in some.collect::<Vec<_>>() {
+            let (answer, result) = answer.wait();
+            result.unwrap();
+            windows.push(Window::decode(&answer).unwrap());
+        }
+    }
+    assert_eq!(status(reserve(&raw, 1)), Status::Busy);
+    write(&raw, windows[7].position.0, vec![0; BLOCK]).unwrap();
+    assert_eq!(
+        commit(&raw, &[(blob(1, 1, None), windows[7].position)]).unwrap(),
+        1
+    );
+    reserve(&raw, 1).unwrap();
+    assert_eq!(status(reserve(&raw, 1)), Status::Busy);
     drop(raw);
     controller.close();
     node.end();

@@ -34,6 +34,14 @@ impl<D: NodeDrive> Lane<D> {
         self.unless_stale(version, described)
     }
 
+    /// Windows that are reserved and not committed.
+    fn reservations(&self) -> u64 {
+        let reserved = self
+            .log()
+            .map(|log| log.state.borrow().reservations.len() as u64);
+        reserved.unwrap_or(u64::MAX)
+    }
+
     fn check_commit(&self, realm: RealmId, commit: Commit) -> Result<(), Refused> {
         let log = self.log().map_err(Refused::Gone)?;
         let checked = log.check_commit(realm, &commit);
@@ -135,14 +143,21 @@ impl<D: NodeDrive> NodeStore<D> {
         length: u64,
     ) -> Attempt<Reserved> {
         table.check_writable().map_err(Again::Never)?;
-        let mut best: Option<(u64, u16)> = None;
         let takes = (0..)
             .zip(&table.rows)
             .filter(|(at, row)| table.is_present(*at) && !row.is_draining);
-        for (at, _) in takes {
-            let seat = self.seat(table, at)?;
-            let stat = seat.call(|lane| async move { lane.stat() }).await;
-            let reserved = stat.map_or(u64::MAX, |stat| stat.reservations);
+        let takes: Vec<u16> = takes.map(|(at, _)| at).collect();
+        let mut best: Option<(u64, u16)> = None;
+        for &at in &takes {
+            // To one alone there is nothing to compare.
+            let reserved = match takes.len() {
+                1 => 0,
+                _ => {
+                    let seat = self.seat(table, at)?;
+                    let reserved = seat.call(|lane| async move { lane.reservations() });
+                    reserved.await.unwrap_or(u64::MAX)
+                }
+            };
             if best.is_none_or(|(least, _)| reserved < least) {
                 best = Some((reserved, at));
             }
