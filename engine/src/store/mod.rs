@@ -17,6 +17,7 @@ mod error;
 mod evict;
 mod eviction;
 mod format;
+mod forms;
 mod frame;
 mod index_file;
 mod join;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use oriel_dht::region::Section;
 use oriel_engine::store::{
-    Keeper, Key, NodeOpenError, NodeOptions, NodeStore, OpenOptions, Position, Problem, RealmId,
-    RealmOptions, Seat, StoreId, check, format_node, index_in_memory, match_parts, open_node,
+    Keeper, Key, NodeOpenError, NodeOptions, NodeStore, OpenOptions, Position, RealmId,
+    RealmOptions, Seat, StoreId, format_node, index_in_memory, open_node,
 };
 
 use super::client::Store;
@@ -23,12 +23,12 @@ use crate::store_sim::run::{Task, run_in, run_one, run_one_in};
 use crate::store_sim::world::{Rng, World};
 
 pub(crate) const REALM: RealmId = RealmId(7);
-const STORE: StoreId = StoreId([0x5e; 16]);
-const BLOBS_MAX: u64 = 1000;
+pub(super) const STORE: StoreId = StoreId([0x5e; 16]);
+pub(super) const BLOBS_MAX: u64 = 1000;
 
 thread_local! {
     /// Memory for indexes: making it anew for each would take longer than all else.
-    static INDEXES: RefCell<Vec<Section>> = const { RefCell::new(Vec::new()) };
+    pub(super) static INDEXES: RefCell<Vec<Section>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What simulations have come across.
@@ -158,48 +158,11 @@ impl Simulation {
         }
     }
 
-    fn realm(&self) -> RealmOptions {
+    pub(super) fn realm(&self) -> RealmOptions {
         RealmOptions {
             cache: self.plan.cache,
             ..RealmOptions::new(REALM)
         }
-    }
-
-    /// Looks at all drives while the store is stopped: as long as none was ever lost, nothing evicted and none forgotten, no
-    /// blob lacks a part, whatever the last life was doing when it ended.
-    fn look_at_drives(&self) -> Result<(), String> {
-        let is_calm = {
-            let report = self.report.borrow();
-            report.pulled + report.missing == 0
-        };
-        let faults = &self.plan.faults;
-        let is_calm = is_calm && faults.write_errors + faults.flush_errors == 0;
-        if !is_calm || self.plan.large == 0 || self.plan.cache.is_some() {
-            return Ok(());
-        }
-        let options = OpenOptions {
-            store: Some(STORE),
-            blobs_max: BLOBS_MAX,
-            realms: vec![self.realm()],
-            clock: self.world.clock(),
-            ..OpenOptions::default()
-        };
-        let mut reports = Vec::new();
-        for drive in self.drives.borrow().iter() {
-            let idle = INDEXES.with_borrow_mut(Vec::pop);
-            let index = idle.unwrap_or_else(|| index_in_memory(BLOBS_MAX).unwrap());
-            let checked = run_one_in(Some(&self.world), check(drive, index.clone(), &options));
-            INDEXES.with_borrow_mut(|idle| idle.push(index.used_before()));
-            // One that is no drive of the store has nothing of it.
-            reports.extend(checked.ok_or("a check does not end")?);
-        }
-        for problem in match_parts(&reports) {
-            match problem {
-                Problem::NoBlob { .. } => self.report.borrow_mut().orphans += 1,
-                problem => return Err(problem.to_string()),
-            }
-        }
-        Ok(())
     }
 
     fn options(&self, power: &Rc<Power>) -> NodeOptions {

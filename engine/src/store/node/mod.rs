@@ -21,6 +21,7 @@
 //! | `gate.rs` | changes of one version of the table at a time |
 //! | `seat.rs`, `lane.rs` | a drive on its core |
 //! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs` | what users call: [`NodeStore`] |
+//! | `parts.rs`, `large_put.rs`, `puts.rs`, `sweep.rs` | blobs longer than a slab, in parts on all drives |
 //! | `open.rs`, `keeper.rs`, `changes.rs`, `mover.rs` | opening; drives that come and go; blobs that go home |
 //!
 //! **Positions** are the store's: the namespace is cut into slots, which the roster leases to drives one by one, so a
@@ -39,6 +40,7 @@ mod handle;
 mod join;
 mod keeper;
 mod lane;
+mod large_put;
 mod ledger;
 mod mover;
 mod open;
@@ -56,8 +58,8 @@ mod whole;
 pub use error::{ChangeError, DriveLabel, Loss, NodeError, NodeOpenError};
 pub use handle::NodeStore;
 pub use keeper::Keeper;
+pub use large_put::LargePut;
 pub use open::{NodeFormat, NodeOptions, NodeRecovery, Sleep, format_node, open_node};
-pub use parts::LargePut;
 pub use place::DriveNumber;
 pub use reads::NodePage;
 pub use roster::Voters;
