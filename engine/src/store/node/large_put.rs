@@ -83,8 +83,8 @@ pub struct LargePut<D: NodeDrive> {
 }
 
 impl<D: NodeDrive> LargePut<D> {
-    /// Takes the next bytes. Full parts are stored, some at once, while more bytes come. After an error nothing but that
-    /// error comes of it.
+    /// Takes the next bytes, and ends when all parts that are full are durable. Some are stored at once, so several drives
+    /// are used by who gives the bytes of several parts. After an error nothing but that error comes of it.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), NodeError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -123,7 +123,9 @@ impl<D: NodeDrive> LargePut<D> {
                 self.until_sending(PARTS_AT_ONCE - 1).await?;
             }
         }
-        Ok(())
+        // What is under way has a place among the changes of a drive, which others wait for; nobody knows when the next bytes
+        // come.
+        self.until_sending(0).await
     }
 
     fn or_fail<T>(&mut self, result: Result<T, NodeError>) -> Result<T, NodeError> {
