@@ -176,9 +176,6 @@ impl<D: NodeDrive> Keeper<D> {
         for (number, seat) in keeper.seats() {
             keeper.give_leases(number, &seat).await;
         }
-        // No other start has this one, so no other put has the numbers that begin with it.
-        let term = keeper.state.borrow().roster.term;
-        keeper.shared.large.begin(term);
         keeper.publish().await;
         keeper
     }
@@ -357,6 +354,10 @@ impl<D: NodeDrive> Keeper<D> {
     /// Shows all cores what the roster says.
     pub(super) async fn publish(&self) {
         let table = self.state.borrow().table(self.shared.version() + 1);
+        if self.is_writable() {
+            let roster = &self.state.borrow().roster;
+            self.shared.large.begin(roster.term, roster.epoch);
+        }
         let takes = |row: &&Row<D>| row.loss.is_none() && !row.is_draining;
         let all: u64 = table
             .rows

@@ -1,7 +1,9 @@
 //! Large blobs that are being changed: who puts one, and who changes what is under a key.
 //!
-//! - A put has a **generation**, the number that tells its parts from those of all others: the term of this start, which
-//!   no other start has, and a count. While the put is under way its parts are no orphans.
+//! - A put has a **generation**, the number that tells its parts from those of all others: a hash of the roster's term and
+//!   epoch when this start could change anything first, and a count. No other start has that term and epoch on the drives
+//!   that are left. The term alone would not do: by forgetting a drive a start without a majority goes on in the term of
+//!   another. While the put is under way its parts are no orphans.
 //! - Who commits or deletes a manifest, or decides by it, has its key **latched**, so that what he knows of it stays so.
 //!   Evictions and moves alone do without.
 //!
@@ -13,18 +15,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::oneshot;
 
+use super::super::record::u64_at;
 use super::super::types::{Key, RealmId};
 use super::seat::NodeDrive;
 use super::table::{Command, Shared};
-
-/// Bits of a generation that count the puts of one start.
-const COUNT_BITS: u32 = 40;
 
 type Waiting = Vec<oneshot::Sender<()>>;
 
 #[derive(Default)]
 struct Inner {
-    next: u64,
+    /// Term and epoch when there was a majority first.
+    began: Option<(u64, u64)>,
+    puts: u64,
     under_way: HashSet<(RealmId, Key, u64)>,
     latched: HashMap<(RealmId, Key), Waiting>,
 }
@@ -37,9 +39,9 @@ impl Puts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the generations begin with a term.
-    pub(super) fn begin(&self, term: u64) {
-        self.inner().next = term << COUNT_BITS;
+    /// From now on the store can be changed, if it could not be before.
+    pub(super) fn begin(&self, term: u64, epoch: u64) {
+        self.inner().began.get_or_insert((term, epoch));
     }
 
     /// Whether that put has neither ended nor been given up.
@@ -62,8 +64,10 @@ impl<D: NodeDrive> UnderWay<D> {
     pub(super) fn new(shared: Arc<Shared<D>>, realm: RealmId, key: Key) -> Self {
         let generation = {
             let mut inner = shared.large.inner();
-            let generation = inner.next;
-            inner.next += 1;
+            let (term, epoch) = inner.began.unwrap_or_default();
+            let numbers = [term, epoch, inner.puts].map(u64::to_le_bytes);
+            inner.puts += 1;
+            let generation = u64_at(blake3::hash(numbers.as_flattened()).as_bytes(), 0);
             inner.under_way.insert((realm, key, generation));
             generation
         };
