@@ -206,6 +206,6 @@ fn other_drives_are_not_taken_for_the_store() {
     newer.write(ExtentName::Label, 0, &[Block::new(&label)]);
     let drive = SimDrive::new(newer, DRIVE_BLOCKS);
     let error = run_one(SHAPE.open(drive)).unwrap().err().unwrap();
-    let (version, known) = (3, 1);
+    let (version, known) = (3, 2);
     assert_eq!(error, OpenError::Newer { version, known });
 }

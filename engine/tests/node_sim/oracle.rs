@@ -75,6 +75,18 @@ impl Known {
             // It may have made room for others, or lack a part, at any time.
             done.extend([(Op::Delete, Answer::Unknown); 2]);
         }
+        let is_in_doubt = done
+            .iter()
+            .any(|(op, answer)| *op == Op::Delete && *answer == Answer::Unknown);
+        if may_be_lost {
+            // Its drive may have been lost in the middle: then it is hidden, and another one may be put.
+            let put = done.iter().filter_map(|(op, answer)| match (op, answer) {
+                (Op::Put(value), Answer::Created | Answer::Unknown) => Some(*value),
+                _ => None,
+            });
+            self.hidden.extend(put);
+            done.push((Op::Delete, Answer::Unknown));
+        }
         let done = &done[..];
         let starts = self.starts(may_be_lost);
         let mut ends = BTreeSet::new();
@@ -102,9 +114,6 @@ impl Known {
                 "no order of {done:?} explains the answers, from {starts:?}"
             ));
         }
-        let is_in_doubt = done
-            .iter()
-            .any(|(op, answer)| *op == Op::Delete && *answer == Answer::Unknown);
         if is_in_doubt {
             // Others do not see it any more before it is durable.
             ends.extend(starts.iter().copied());
