@@ -112,6 +112,7 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
             let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;
+            let good = crate::store::gate_node(rounds, args.time)? && good;
             let directory = directory.unwrap_or_else(std::env::temp_dir);
             let memory = PathBuf::from("/dev/shm");
             Ok(crate::restart::measure(args.blobs, &directory, &memory)? && good)

@@ -47,6 +47,7 @@ enum Command {
     Ring(ring::RingArgs),
     Index(index::IndexArgs),
     Store(Box<store::StoreArgs>),
+    Node(store::NodeArgs),
     Restart(restart::RestartArgs),
 }
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Command::Store(args) => store::run(args).map(ended).map_err(Into::into),
+        Command::Node(args) => store::run_node(args).map(ended).map_err(Into::into),
         Command::Restart(args) => restart::run(args).map(ended).map_err(Into::into),
         Command::Ec(args) => ec::run(args)
             .map(|()| ExitCode::SUCCESS)

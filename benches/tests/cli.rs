@@ -372,6 +372,30 @@ fn the_demo_kills_a_store_and_finds_every_blob_again() {
 }
 
 #[test]
+fn a_store_of_a_drive_a_core_is_put_and_got_from_both() {
+    let bench = Bench::new();
+    let run = bench.run("node -t 1 --rounds 1 -o 64k -q 4 --json");
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{errors}");
+    let rows: Value = serde_json::from_slice(&run.stdout).unwrap();
+    for (row, workload) in [(0, "put"), (1, "get")] {
+        assert_eq!(rows[row]["workload"], workload);
+        for (line, (side, cores)) in [("log", 1), ("node", 1), ("raw", 2), ("node", 2)]
+            .into_iter()
+            .enumerate()
+        {
+            let line = &rows[row]["lines"][line + 1];
+            assert_eq!(
+                (&line["side"], &line["cores"]),
+                (&side.into(), &cores.into())
+            );
+            assert!(line["blobs_per_second"].as_f64().unwrap() > 0.0, "{line}");
+        }
+    }
+    said(&bench.complaint("node -m 0x1"), &["one core", "-m"]);
+}
+
+#[test]
 fn a_killed_demo_leaves_no_file() {
     let bench = Bench::new();
     let mut demo = bench.start("demo --seconds 60");

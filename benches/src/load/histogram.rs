@@ -46,6 +46,17 @@ impl Latencies {
         self.samples += 1;
     }
 
+    /// Takes those of another one as well.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (count, others) in self.counts.iter_mut().zip(&other.counts) {
+            *count += others;
+        }
+        self.total_ticks = self.total_ticks.wrapping_add(other.total_ticks);
+        self.min_ticks = self.min_ticks.min(other.min_ticks);
+        self.max_ticks = self.max_ticks.max(other.max_ticks);
+        self.samples += other.samples;
+    }
+
     pub(crate) fn summary(&self, ticks_hz: u64) -> Summary {
         let micros = |ticks: f64| ticks * 1e6 / ticks_hz as f64;
         if self.samples == 0 {

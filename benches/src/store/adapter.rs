@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use oriel_engine::reactor::{JoinHandle, spawn_local};
+use oriel_engine::reactor::{JoinHandle, RemoteError, spawn_local};
 use oriel_engine::store::{
     BLOCK_BYTES, Drive, DriveError, ExtentName, FormatOptions, IndexError, KeepError, Key, KeyKind,
-    Log, OpenError, OpenOptions, Put, RealmId, RealmOptions, SpdkBuf, SpdkDrive, SpdkDriveError,
-    SpdkExtent, StoreError, StoreId, format, index_in_memory, open, window_blocks,
+    Log, NodeError, NodeOpenError, OpenError, OpenOptions, Put, RealmId, RealmOptions, SpdkBuf,
+    SpdkDrive, SpdkDriveError, SpdkExtent, StoreError, StoreId, format, index_in_memory, open,
+    window_blocks,
 };
 use oriel_spdk::DmaBuf;
 use oriel_spdk::bdev::{self, Access, BdevDesc, BlockRange};
@@ -16,8 +17,8 @@ use oriel_spdk::dma::NoDmaMemory;
 
 use crate::load::rng::{Rng, mix};
 
-const REALM: RealmId = RealmId(0);
-const STORE: StoreId = StoreId(*b"oriel-perf store");
+pub(super) const REALM: RealmId = RealmId(0);
+pub(super) const STORE: StoreId = StoreId(*b"oriel-perf store");
 
 /// Why a side could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,12 @@ pub(crate) enum SideError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Drive(#[from] DriveError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    OpenNode(#[from] NodeOpenError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     #[error(
         "the store holds no blob of {bytes} bytes under number {number}: it lost one that it had acknowledged"
     )]
@@ -111,7 +118,7 @@ impl Buffers {
 }
 
 /// Zeroes a device's first block, so that nobody takes it for his.
-async fn wipe(device: &str) -> Result<(), SideError> {
+pub(super) async fn wipe(device: &str) -> Result<(), SideError> {
     let desc = BdevDesc::open(device, Access::ReadWrite, |_| {})?;
     let zero = DmaBuf::zeroed(64 << 10, desc.buffer_align())?;
     let blocks = zero.len() as u64 / u64::from(desc.block_size());

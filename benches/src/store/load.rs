@@ -234,6 +234,15 @@ impl Done {
         self
     }
 
+    /// Both at the same time.
+    pub(super) fn beside(mut self, other: Self) -> Self {
+        self.blobs += other.blobs;
+        self.bytes += other.bytes;
+        self.seconds = self.seconds.max(other.seconds);
+        self.latencies.add(&other.latencies);
+        self
+    }
+
     pub(super) fn speed(&self) -> Speed {
         let per_second = |count: u64| count as f64 / self.seconds.max(1e-9);
         let percentiles = self.latencies.percentiles(ticks::per_second());

@@ -10,6 +10,7 @@
 mod adapter;
 mod gate;
 mod load;
+mod node;
 mod peers;
 mod rig;
 mod table;
@@ -24,6 +25,7 @@ use oriel_spdk::bdev::{Access, BdevDesc};
 pub(crate) use adapter::{Content, SideError, key};
 pub(crate) use gate::gate;
 use load::Sizes;
+pub(crate) use node::{NodeArgs, gate as gate_node, run as run_node};
 pub(crate) use peers::PeerError;
 use rig::{Job, Kind, Rig, Side};
 use table::Row;
@@ -119,6 +121,12 @@ pub(crate) enum StorePerfError {
         "blobs of {size} MiB need a drive of at least {needed} MiB: give more with --drive-size"
     )]
     DriveTooSmall { size: u64, needed: u64 },
+    #[error("one core is named: give at least two with -m, as 0x3")]
+    OneCore,
+    #[error("the measurement's own program cannot be run: {0}")]
+    Program(std::io::Error),
+    #[error("the measurement's own program ended with {0}")]
+    ProgramEnded(std::process::ExitStatus),
     #[error("-F {0} is no zipf theta: give a number above 0, as 1.1")]
     Zipf(f64),
 }
@@ -140,14 +148,18 @@ struct Drive {
 
 impl Drive {
     fn memory(bytes: u64) -> Self {
+        Self::memory_named(MEMORY, bytes)
+    }
+
+    fn memory_named(name: &str, bytes: u64) -> Self {
         let drive = MemoryDrive {
-            name: MEMORY.into(),
+            name: name.into(),
             num_blocks: bytes / u64::from(BLOCK_BYTES),
             block_size: BLOCK_BYTES,
         };
         Self {
             create: vec![Create::Malloc(drive)],
-            name: MEMORY.into(),
+            name: name.into(),
             bytes: Some(bytes),
             _file: None,
         }
@@ -262,7 +274,7 @@ impl StoreArgs {
 fn check_room(jobs: &[Job], bytes: u64) -> Result<(), StorePerfError> {
     let largest = jobs.iter().map(|job| job.sizes.largest()).max();
     let largest = largest.unwrap_or(0);
-    let needed = (largest * 12).max(384 << 20);
+    let needed = (largest * 12).max(1 << 30);
     if bytes < needed {
         let (size, needed) = (largest >> 20, needed >> 20);
         return Err(StorePerfError::DriveTooSmall { size, needed });

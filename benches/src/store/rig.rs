@@ -130,11 +130,11 @@ impl Rig<'_> {
     }
 
     /// Half of the device is blobs, the rest journals, checkpoints and what a slab has left.
-    fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         self.device_bytes / 2
     }
 
-    fn course(&self, job: &Job, put_bytes_max: u64) -> Course {
+    pub(super) fn course(&self, job: &Job, put_bytes_max: u64) -> Course {
         Course {
             sizes: job.sizes,
             read_percent: job.read_percent(),
@@ -147,16 +147,27 @@ impl Rig<'_> {
     }
 
     async fn raw(&self, job: &Job) -> Result<Speed, StorePerfError> {
+        let place = (self.device.clone(), self.core);
+        self.raw_on(job, &[place]).await
+    }
+
+    /// The same on several devices at once, each from its core.
+    pub(super) async fn raw_on(
+        &self,
+        job: &Job,
+        places: &[(String, u32)],
+    ) -> Result<Speed, StorePerfError> {
         let (workload, io_bytes) = job.raw();
-        let plan = JobPlan {
-            bdev: self.device.clone(),
-            core: self.core,
+        let plan = |(bdev, core): &(String, u32)| JobPlan {
+            bdev: bdev.clone(),
+            core: *core,
             workload,
             io_bytes,
             depth: job.depth(),
             read_percent: job.read_percent(),
             part: Part::Whole,
         };
+        let plans: Vec<JobPlan> = places.iter().map(plan).collect();
         let options = RunOptions {
             time: self.time,
             times_every_io: true,
@@ -169,10 +180,10 @@ impl Rig<'_> {
             bytes_per_second_max: None,
             seed: self.seed,
         };
-        let results = self.session.load(&[plan], &options, &mut |_, _| {}).await?;
+        let results = self.session.load(&plans, &options, &mut |_, _| {}).await?;
         let report = Report {
             results,
-            core_count: 1,
+            core_count: places.len(),
         };
         if let Some((_, error)) = report.failure() {
             return Err(StorePerfError::Raw(error.to_owned()));
@@ -203,6 +214,16 @@ impl Rig<'_> {
         done
     }
 
+    pub(super) fn shape(&self, job: &Job) -> Shape {
+        Shape {
+            slab_bytes: (2 * job.sizes.largest())
+                .next_power_of_two()
+                .max(SLAB_BYTES_MIN),
+            blobs_max: self.room() / job.sizes.mean() + 4096,
+            verify: self.verify,
+        }
+    }
+
     /// A store that is full is made anew; only putting and getting count as time.
     async fn store(&self, job: &Job) -> Result<Done, SideError> {
         let mut all = Done::nothing();
@@ -210,14 +231,7 @@ impl Rig<'_> {
             let left = self
                 .time
                 .saturating_sub(Duration::from_secs_f64(all.seconds));
-            let shape = Shape {
-                slab_bytes: (2 * job.sizes.largest())
-                    .next_power_of_two()
-                    .max(SLAB_BYTES_MIN),
-                blobs_max: self.room() / job.sizes.mean() + 4096,
-                verify: self.verify,
-            };
-            let store = Rc::new(Store::fresh(&self.device, shape).await?);
+            let store = Rc::new(Store::fresh(&self.device, self.shape(job)).await?);
             let done = self.once(&store, job, left).await;
             let store = Rc::into_inner(store).expect("the workers have ended");
             store.close().await?;
