@@ -531,7 +531,10 @@ fn limits_that_leave_no_room_are_named() {
     let (_, errors) = limited(&bench, "ulimit -v 400000", line);
     said(&errors, &["390 MiB", "ulimit -v unlimited"]);
     let (_, errors) = limited(&bench, "ulimit -n 8", line);
-    said(&errors, &["oriel-perf: ", "Too many open files"]);
+    said(
+        &errors,
+        &["oriel-perf: ", "the limit is 8", "ulimit -n 1024"],
+    );
     assert_eq!(bench.listing(), Vec::<String>::new());
     let long = bench.folder.path().join("long".repeat(25));
     fs::create_dir(&long).unwrap();

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use oriel_spdk_sys as sys;
 use thiserror::Error;
 
-use crate::limits::{MEMORY_MIN_HUGE_MIB, MEMORY_MIN_NO_HUGE_MIB};
-use crate::{CoreSet, PciAddress, address_space, log};
+use crate::limits::{FILES_ROOM, MEMORY_MIN_HUGE_MIB, MEMORY_MIN_NO_HUGE_MIB};
+use crate::{CoreSet, PciAddress, address_space, log, open_files};
 
 const NEVER_STARTED: u8 = 0;
 const RUNNING: u8 = 1;
@@ -120,6 +120,18 @@ pub enum EnvError {
         limit: u64,
         /// What is needed, in MiB.
         needed: u64,
+    },
+    /// A limit on open files (`ulimit -n`) that DPDK ends the process at.
+    #[error(
+        "{needed} more files have to be open and the limit is {limit}, of which {open} are: raise it (ulimit -n 1024, LimitNOFILE= under systemd)"
+    )]
+    NotEnoughFiles {
+        /// What the environment may open.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+        /// Files that are open.
+        open: u64,
     },
     /// Not enough free hugepages.
     #[error(
@@ -248,6 +260,17 @@ impl EnvOptions {
         };
         if asked < least {
             return Err(EnvError::MemoryTooSmall { asked, least });
+        }
+        if let Some(limit) = open_files::limit() {
+            let open = open_files::open().unwrap_or(limit);
+            let needed = FILES_ROOM;
+            if limit.saturating_sub(open) < needed {
+                return Err(EnvError::NotEnoughFiles {
+                    needed,
+                    limit,
+                    open,
+                });
+            }
         }
         let needed = address_space::needed_mib(asked, self.cores);
         if let Some(limit) = address_space::limit_mib().filter(|&limit| limit < needed) {

@@ -37,6 +37,7 @@ pub mod limits;
 mod log;
 pub mod nvmf;
 mod oneshot;
+mod open_files;
 pub mod pci;
 pub mod rpc;
 pub mod subsystems;

@@ -11,6 +11,9 @@ pub(crate) const ADDRESS_SPACE_ROOM_MIB: u64 = 192;
 /// The same for each further core: a stack of 8 MiB and an arena of 64 MiB.
 pub(crate) const ADDRESS_SPACE_CORE_MIB: u64 = 80;
 
+/// Files that an environment and its subsystems may open before there is any drive. Counted: 12 without hugepages.
+pub(crate) const FILES_ROOM: u64 = 32;
+
 /// The longest name that a Unix socket can have: `sun_path` without its NUL.
 pub(crate) const SOCKET_NAME_BYTES_MAX: usize = 107;
 
