@@ -135,6 +135,23 @@ impl TargetProcess {
     /// It answers nothing any more, and its connections stay.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
+        // Its threads go on until each of them has seen the signal.
+        while !self.stands_still() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        threads.map(Result::unwrap).all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            // Behind the name, which may have parentheses of its own.
+            stat.rsplit(')')
+                .next()
+                .unwrap()
+                .trim_start()
+                .starts_with('T')
+        })
     }
 
     /// It goes on.
