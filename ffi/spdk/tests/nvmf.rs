@@ -354,8 +354,9 @@ fn a_paused_subsystem_holds_commands_back() {
             let gone = host.answer().await;
             assert!(gone.starts_with("failed: "), "{gone}");
             assert_eq!(host.ask("verify 1 5").await, "ok");
-            assert_eq!(host.ask("detach").await, "ok");
-            host.end().await;
+            // The initiator of v20.07 may not get to the end of detaching from a controller that has lost a namespace: its
+            // process is killed, and the target copes with that.
+            drop(host);
             running.stop().await.unwrap().destroy().await;
             for device in ["Mem0", "Mem1"] {
                 create::delete(&rig.sub, Kind::Malloc, device)
