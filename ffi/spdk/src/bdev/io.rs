@@ -238,9 +238,10 @@ pub(crate) struct ChannelInner {
 
 impl Drop for ChannelInner {
     fn drop(&mut self) {
-        // SAFETY: got on `home`, put once; no request is in flight, since each holds this Rc.
-        self.home
-            .enter(|| unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) });
+        self.home.enter(|| {
+            // SAFETY: got on `home`, put once; no request is in flight, since each holds this Rc.
+            unsafe { sys::spdk_put_io_channel(self.raw.as_ptr()) }
+        });
     }
 }
 

@@ -251,9 +251,10 @@ impl DescInner {
 
 impl Drop for DescInner {
     fn drop(&mut self) {
-        // SAFETY: opened on `home`, closed once; no channel is left, since each holds this Rc.
-        self.home
-            .enter(|| unsafe { sys::oriel_bdev_close(self.raw.as_ptr(), self.handle) });
+        self.home.enter(|| {
+            // SAFETY: opened on `home`, closed once; no channel is left, since each holds this Rc.
+            unsafe { sys::oriel_bdev_close(self.raw.as_ptr(), self.handle) }
+        });
         // SAFETY: gives up the count that open() leaked; closed descriptors get no more events.
         unsafe { Rc::decrement_strong_count(self.handler) };
         count_open(&self.name, |count| count - 1);
