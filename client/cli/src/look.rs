@@ -1,0 +1,243 @@
+//! Looking at blobs and at the node, and deleting.
+
+use oriel_client::block_on;
+use oriel_protocol::limits::BLOCK_BYTES;
+use oriel_protocol::{Checksum, Chunk, Command, Prefix, Stat, result};
+use serde::Serialize;
+
+use crate::connect::Node;
+use crate::crew;
+use crate::error::{CliError, Exit};
+use crate::keys::Wanted;
+use crate::out::Out;
+
+#[derive(Serialize)]
+struct Removed {
+    key: String,
+    removed: bool,
+}
+
+pub(crate) fn remove(
+    node: &Node,
+    out: &Out,
+    keys: &[Wanted],
+    force: bool,
+    jobs: u16,
+) -> Result<Exit, CliError> {
+    crew::each(out, jobs, keys, Wanted::shown, |wanted| {
+        let removed = block_on(node.blobs.delete(&wanted.key))?;
+        if out.is_json() {
+            let key = wanted.key.to_string();
+            out.line(format_args!(""), &Removed { key, removed })?;
+        }
+        match removed || force {
+            true => Ok(()),
+            false => Err(CliError::NoBlob),
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Probed<'a> {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    there: bool,
+}
+
+pub(crate) fn probe(node: &Node, out: &Out, keys: &[Wanted]) -> Result<Exit, CliError> {
+    let all: Vec<_> = keys.iter().map(|wanted| wanted.key).collect();
+    let there = block_on(node.blobs.probe(&all))?;
+    let mut exit = Exit::Done;
+    for (wanted, there) in keys.iter().zip(there) {
+        let object = Probed {
+            key: wanted.key.to_string(),
+            path: wanted.label.as_deref(),
+            there,
+        };
+        let word = if there { "there" } else { "absent" };
+        out.line(format_args!("{word:6}  {}", wanted.shown()), &object)?;
+        if !there {
+            exit = Exit::NotFound;
+        }
+    }
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+struct Located {
+    key: String,
+    position: u64,
+    blocks: u64,
+    bytes: u64,
+    offset_bytes: u64,
+    checksum: String,
+    vector_position: Option<u64>,
+    vector_blocks: Option<u32>,
+}
+
+pub(crate) fn locate(node: &Node, out: &Out, keys: &[Wanted]) -> Result<Exit, CliError> {
+    // One after the other, since the answers stand in the order of the questions.
+    crew::each(out, 1, keys, Wanted::shown, |wanted| {
+        let location = block_on(node.blobs.locate(&wanted.key))?.ok_or(CliError::NoBlob)?;
+        let (position, length) = (location.position.0, location.length);
+        let (checksum, vector) = match location.checksum {
+            Checksum::Blocks(checksum) => (checksum, None),
+            Checksum::Vector(vector) => (vector.checksum, Some(vector)),
+        };
+        let object = Located {
+            key: wanted.key.to_string(),
+            position,
+            blocks: length.blocks(),
+            bytes: length.get(),
+            offset_bytes: position * BLOCK_BYTES,
+            checksum: format!("{checksum:08x}"),
+            vector_position: vector.map(|vector| vector.position.0),
+            vector_blocks: vector.map(|vector| vector.blocks),
+        };
+        let text = format_args!(
+            "block {position}, {} blocks, {} bytes  {}",
+            length.blocks(),
+            length.get(),
+            wanted.shown()
+        );
+        out.line(text, &object)
+    })
+}
+
+#[derive(Serialize)]
+struct Listed {
+    key: String,
+    bytes: u64,
+    position: u64,
+}
+
+pub(crate) fn list(node: &Node, out: &Out, prefix: Prefix, long: bool) -> Result<Exit, CliError> {
+    let mut lister = node.blobs.list(prefix);
+    while let Some(page) = block_on(lister.page())? {
+        for blob in page {
+            let (key, bytes) = (blob.key, blob.length.get());
+            let object = Listed {
+                key: key.to_string(),
+                bytes,
+                position: blob.position.0,
+            };
+            match long {
+                true => out.line(format_args!("{bytes:>12}  {key}"), &object)?,
+                false => out.line(format_args!("{key}"), &object)?,
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The figures of a node, all in bytes.
+#[derive(Serialize)]
+pub(crate) struct Figures<'a> {
+    subsystem: &'a str,
+    address: String,
+    store: String,
+    pub(crate) capacity_bytes: u64,
+    pub(crate) used_bytes: u64,
+    quota_bytes: Option<u64>,
+    pub(crate) realm_used_bytes: u64,
+    pub(crate) realm_blobs: u64,
+    pub(crate) reservations: u64,
+    is_cache: bool,
+    blob_bytes_max: u64,
+    transfer_bytes_max: u32,
+    probe_keys_max: u16,
+    commit_records_max: u16,
+    epoch: u32,
+}
+
+impl<'a> Figures<'a> {
+    pub(crate) fn new(node: &'a Node, stat: &Stat) -> Self {
+        Self {
+            subsystem: &node.subsystem,
+            address: node.address.to_string(),
+            store: stat.store.to_string(),
+            capacity_bytes: stat.capacity_blocks * BLOCK_BYTES,
+            used_bytes: stat.used_blocks * BLOCK_BYTES,
+            quota_bytes: stat.quota_blocks.map(|blocks| blocks * BLOCK_BYTES),
+            realm_used_bytes: stat.realm_used_blocks * BLOCK_BYTES,
+            realm_blobs: stat.realm_blobs,
+            reservations: stat.reservations,
+            is_cache: stat.is_cache,
+            blob_bytes_max: stat.length_max.get(),
+            transfer_bytes_max: stat.transfer_bytes_max,
+            probe_keys_max: stat.probe_keys_max,
+            commit_records_max: stat.commit_records_max,
+            epoch: stat.epoch.0,
+        }
+    }
+
+    /// Of what the realm may have, or of what there is.
+    pub(crate) fn room_of_realm(&self) -> u64 {
+        let quota = self.quota_bytes.unwrap_or(u64::MAX);
+        quota.min(self.capacity_bytes)
+    }
+}
+
+/// Bytes in units that a person can read.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+pub(crate) fn stat(node: &Node, out: &Out) -> Result<Exit, CliError> {
+    let stat = block_on(node.blobs.stat())?;
+    let figures = Figures::new(node, &stat);
+    let Figures {
+        subsystem, address, ..
+    } = &figures;
+    let quota = figures.quota_bytes.map_or("none".into(), size);
+    let kind = match figures.is_cache {
+        true => "a cache: its blobs make room for others",
+        false => "durable: its blobs stay until they are deleted",
+    };
+    let text = format_args!(
+        "node       {subsystem} at {address}, store {}\n\
+         drives     {} of {} used\n\
+         realm      {}, {kind}\n\
+         blobs      {}, {} with their checksums\n\
+         quota      {quota}\n\
+         reserved   {} windows\n\
+         blob       up to {}",
+        figures.store,
+        size(figures.used_bytes),
+        size(figures.capacity_bytes),
+        node.realm(),
+        figures.realm_blobs,
+        size(figures.realm_used_bytes),
+        figures.reservations,
+        size(figures.blob_bytes_max),
+    );
+    out.line(text, &figures)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct Map {
+    bytes: u64,
+    epoch: u32,
+}
+
+/// What the node says of its routing table.
+pub(crate) fn map(node: &Node, out: &Out) -> Result<Exit, CliError> {
+    let command = Command::Map { offset: 0 };
+    let room = vec![0; node.stat.transfer_bytes_max as usize];
+    let (answer, done) = block_on(node.namespace.vendor(&command, room));
+    let done = done.map_err(oriel_client::blob::BlobError::Transport)?;
+    result::nothing(done.dword()).map_err(oriel_client::blob::BlobError::Answer)?;
+    let chunk = Chunk::decode(0, &answer).map_err(oriel_client::blob::BlobError::Answer)?;
+    let (bytes, epoch) = (chunk.total, chunk.epoch.0);
+    if bytes == 0 && !out.is_json() {
+        return Err(CliError::NoTable);
+    }
+    let text = format_args!("a routing table of {bytes} bytes, epoch {epoch}");
+    out.line(text, &Map { bytes, epoch })?;
+    Ok(match bytes {
+        0 => Exit::NotFound,
+        _ => Exit::Done,
+    })
+}
