@@ -7,7 +7,10 @@
 //!                    ├──────┼──────────┼──────────┤
 //!                    │ kind │ number   │ blocks   │   little-endian
 //!                    └──────┴──────────┴──────────┘
-//!   flush  ──► of the device, by a descriptor of our own: a blobstore has no flush
+//!   data   ──► straight to the device, by a descriptor of our own: Blobstore says where a blob's clusters
+//!              are, and thick blobs stay there. Transfers that lie in several places, or are longer
+//!              than a cluster, go through Blobstore, which divides them.
+//!   flush  ──► of the device as well: a blobstore has no flush
 //! ```
 //!
 //! The size of a cluster is chosen when the drive is formatted (`cluster_bytes`). It is what an extent of one block
@@ -27,7 +30,7 @@ use std::task::{Poll, Waker};
 
 use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, BlockRange, Channel, IoKind};
 use oriel_spdk::blob::{
-    self, Blob, BlobId, Blobstore, InitError, InitOptions, LoadError, NewBlob, StoreType,
+    self, Blob, BlobId, Blobstore, InitError, InitOptions, LoadError, NewBlob, Place, StoreType,
 };
 
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
@@ -55,13 +58,15 @@ pub struct SpdkDrive {
 /// What is let go of when the device is removed.
 struct Attached {
     store: Rc<Blobstore>,
-    /// `None` on a device that has nothing to flush.
-    flush: Option<Rc<Flush>>,
+    device: Rc<Device>,
 }
 
-struct Flush {
+/// The device itself, below the blobstore.
+struct Device {
     channel: Channel,
     desc: BdevDesc,
+    /// There is something to flush.
+    flushes: bool,
 }
 
 struct Inner {
@@ -85,8 +90,10 @@ struct Open {
     name: ExtentName,
     blocks: u64,
     id: BlobId,
-    /// `None` once it is deleted, or the drive removed or closed.
+    /// `None` once it is deleted, or the drive removed or closed. Whoever transfers something has it meanwhile.
     blob: RefCell<Option<Rc<Blob>>>,
+    /// Where it is on the device, by its units; empty if that is not known.
+    places: Vec<Place>,
 }
 
 /// Tells the drive of its removal, as soon as there is a drive to tell.
@@ -173,20 +180,20 @@ impl SpdkDrive {
         // SPDK's io_uring module says of itself, release by release, that there is a cache or that there is none.
         // Either way it writes to a file without ever asking the kernel to flush it.
         let has_cache = own.has_write_cache() || product.contains("URING");
-        let flush = match (has_cache, own.supports(IoKind::Flush)) {
-            (false, _) => None,
-            (true, false) => return Err(SpdkDriveError::NoFlush { device, product }),
-            (true, true) => Some(Rc::new(Flush {
-                channel: own.channel()?,
-                desc: own,
-            })),
-        };
+        if has_cache && !own.supports(IoKind::Flush) {
+            return Err(SpdkDriveError::NoFlush { device, product });
+        }
+        let own = Rc::new(Device {
+            channel: own.channel()?,
+            desc: own,
+            flushes: has_cache,
+        });
         let inner = Rc::new(Inner {
             units: BLOCK_BYTES as u64 / u64::from(store.io_unit_bytes()),
             blocks_per_cluster: store.cluster_bytes() / BLOCK_BYTES as u64,
             attached: RefCell::new(Some(Attached {
                 store: Rc::new(store),
-                flush,
+                device: own,
             })),
             extents: RefCell::default(),
             idle: Rc::default(),
@@ -211,7 +218,7 @@ impl SpdkDrive {
         for open in open.into_iter().filter_map(|(_, open)| open.upgrade()) {
             open.close().await?;
         }
-        let Some(Attached { store, flush }) = self.inner.attached.borrow_mut().take() else {
+        let Some(Attached { store, device }) = self.inner.attached.borrow_mut().take() else {
             return Ok(());
         };
         // Whoever still uses the store has it for one operation only.
@@ -220,15 +227,15 @@ impl SpdkDrive {
         }
         let store = Rc::into_inner(store).expect("it was the last one just now");
         store.unload().await.map_err(failed)?;
-        match flush {
-            Some(flush) => flush.all().await,
-            None => Ok(()),
-        }
+        device.flush().await
     }
 }
 
-impl Flush {
-    async fn all(&self) -> Result<(), DriveError> {
+impl Device {
+    async fn flush(&self) -> Result<(), DriveError> {
+        if !self.flushes {
+            return Ok(());
+        }
         let all = BlockRange::new(0, self.desc.block_count());
         self.channel.flush_at(all).await.map_err(failed)
     }
@@ -258,14 +265,31 @@ impl Inner {
     }
 
     async fn flush(&self) -> Result<(), DriveError> {
-        let flush = match &*self.attached.borrow() {
-            Some(attached) => attached.flush.clone(),
+        let device = match &*self.attached.borrow() {
+            Some(attached) => attached.device.clone(),
             None => return Err(self.gone()),
         };
-        match flush {
-            Some(flush) => flush.all().await,
-            None => Ok(()),
+        device.flush().await
+    }
+
+    /// How to transfer those units of an extent without the blobstore, if they are in one place.
+    fn short_way(&self, open: &Open, units: BlockRange) -> Option<(Channel, BlockRange)> {
+        if units.count > self.units * self.blocks_per_cluster {
+            return None;
         }
+        let place = match &open.places[..] {
+            [only] => only,
+            all => {
+                let behind = all.partition_point(|place| place.first <= units.start);
+                all.get(behind.checked_sub(1)?)?
+            }
+        };
+        let skipped = units.start - place.first;
+        let is_inside = skipped + units.count <= place.on_device.count;
+        let on_device = BlockRange::new(place.on_device.start + skipped, units.count);
+        let attached = self.attached.borrow();
+        let channel = &attached.as_ref().filter(|_| is_inside)?.device.channel;
+        Some((channel.clone(), on_device))
     }
 
     /// Takes a blob for the extent that its attribute says it is; `None` if it has no such attribute.
@@ -291,6 +315,7 @@ impl Inner {
             name,
             blocks,
             id,
+            places: blob.places().unwrap_or_default(),
             blob: RefCell::new(Some(Rc::new(blob))),
         });
         let mut extents = self.extents.borrow_mut();
@@ -441,7 +466,13 @@ impl Drive for SpdkDrive {
         let Some(blob) = extent.0.blob.borrow().clone() else {
             return (buf, Err(self.inner.gone()));
         };
-        let (buf, read) = buf.through(|dma| blob.read_at(dma, range)).await;
+        let (buf, read) = match self.inner.short_way(&extent.0, range) {
+            Some((device, range)) => {
+                buf.through(|dma| async move { device.read_keeping(blob, dma, range).await })
+                    .await
+            }
+            None => buf.through(|dma| blob.read_at(dma, range)).await,
+        };
         (buf, read.map_err(|error| extent.0.error(block, error)))
     }
 
@@ -453,7 +484,13 @@ impl Drive for SpdkDrive {
         let Some(blob) = extent.0.blob.borrow().clone() else {
             return (buf, Err(self.inner.gone()));
         };
-        let (buf, written) = buf.through(|dma| blob.write_at(dma, range)).await;
+        let (buf, written) = match self.inner.short_way(&extent.0, range) {
+            Some((device, range)) => {
+                buf.through(|dma| async move { device.write_keeping(blob, dma, range).await })
+                    .await
+            }
+            None => buf.through(|dma| blob.write_at(dma, range)).await,
+        };
         (buf, written.map_err(|error| extent.0.error(block, error)))
     }
 

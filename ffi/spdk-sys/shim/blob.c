@@ -190,6 +190,45 @@ oriel_bs_load(struct spdk_bs_dev *dev, const struct oriel_bs_opts *opts, oriel_b
 	spdk_bs_load(dev, &o, cb, ctx);
 }
 
+/* What place_read() fills in, while oriel_blob_place() runs on this OS thread. */
+static __thread uint64_t *g_place;
+/* No request reaches it: only one that is held up may still be meant for it. */
+static uint8_t g_nowhere[4096] __attribute__((aligned(4096)));
+
+static void
+place_read(struct spdk_bs_dev *dev, struct spdk_io_channel *ch, void *payload, uint64_t lba, uint32_t lba_count,
+	   struct spdk_bs_dev_cb_args *cb_args)
+{
+	(void)dev;
+	(void)ch;
+	(void)payload;
+	(void)lba_count;
+	*g_place = lba;
+	cb_args->cb_fn(cb_args->channel, cb_args->cb_arg, 0);
+}
+
+static void
+place_done(void *ctx, int rc)
+{
+	(void)ctx;
+	(void)rc;
+}
+
+bool
+oriel_blob_place(struct spdk_bs_dev *dev, struct spdk_blob *blob, struct spdk_io_channel *ch, uint64_t unit,
+		 uint64_t *device_block)
+{
+	__typeof__(dev->read) read = dev->read;
+
+	*device_block = UINT64_MAX;
+	g_place = device_block;
+	dev->read = place_read;
+	spdk_blob_io_read(blob, ch, g_nowhere, unit, 1, place_done, NULL);
+	dev->read = read;
+	g_place = NULL;
+	return *device_block != UINT64_MAX;
+}
+
 struct list_call {
 	struct spdk_blob_store *bs;
 	void (*found)(void *ctx, uint64_t id, uint64_t clusters);

@@ -84,6 +84,12 @@ uint32_t spdk_xattr_names_get_count(struct spdk_xattr_names *names);
 const char *spdk_xattr_names_get_name(struct spdk_xattr_names *names, uint32_t index);
 void spdk_xattr_names_free(struct spdk_xattr_names *names);
 
+/* Where on the device a unit of a blob is: asks the blobstore for that unit, and takes the request where it
+ * would have gone to the device. False if there is no such request, because the unit is nowhere, requests to the
+ * blob are held up, or there is no memory. On the thread that loaded the blobstore, which nobody else uses. */
+bool oriel_blob_place(struct spdk_bs_dev *dev, struct spdk_blob *blob, struct spdk_io_channel *ch, uint64_t unit,
+		      uint64_t *device_block);
+
 /* ---- blobs: data; the callback may come before the call returns ---- */
 
 void spdk_blob_io_read(struct spdk_blob *blob, struct spdk_io_channel *ch, void *buf, uint64_t offset,

@@ -22,6 +22,33 @@ use oriel_spdk::blob::{Blob, BlobEntry, Blobstore, LoadError, NewBlob, OpenError
 use oriel_spdk::{DmaBuf, isolate};
 use support::with_spdk;
 
+/// Looks for each cluster of a blob of ten, of which others lie in between, on the device itself.
+async fn check_places(device: &str, blob: &Blob, unit: usize) {
+    let per_mib = MIB / unit as u64;
+    for cluster in 0..10 {
+        let number = 100 + cluster;
+        write(blob, unit, cluster * per_mib, &pattern(number, unit)).await;
+    }
+    let places = blob.places().unwrap();
+    assert!(places.len() > 1, "{places:?}");
+    let desc = BdevDesc::open(device, Access::ReadOnly, |_| {}).unwrap();
+    let channel = desc.channel().unwrap();
+    let mut next = 0;
+    for place in places {
+        assert_eq!(place.first, next);
+        for cluster in 0..place.on_device.count / per_mib {
+            let start = place.on_device.start + cluster * per_mib;
+            let buf = filled(&vec![0; unit]);
+            let (buf, read) = channel.read_at(buf, BlockRange::new(start, 1)).await;
+            read.unwrap();
+            let number = 100 + next / per_mib + cluster;
+            assert!(buf[..] == pattern(number, unit), "cluster {number}");
+        }
+        next += place.on_device.count;
+    }
+    assert_eq!(next, blob.io_units());
+}
+
 /// Every operation once, on a device of 64 MiB.
 async fn exercise(device: &str, unit: usize) {
     let store = init(device).await;
@@ -105,6 +132,7 @@ async fn exercise(device: &str, unit: usize) {
     assert_eq!(blob.xattr("name").unwrap(), b"renamed");
     assert!(read(&blob, unit, 10 * per_mib - 1, 1).await == pattern(4, unit));
     assert!(read(&blob, unit, 2 * per_mib, per_mib / 2).await == data[(3 * MIB / 2) as usize..]);
+    check_places(device, &blob, unit).await;
     blob.close().await.unwrap();
     store.set_super_blob(None).await.unwrap();
     assert_eq!(store.super_blob().await.unwrap(), None);

@@ -4,6 +4,7 @@
 //! allocates nothing. Dropping the future does not stop the device: the request then finishes
 //! alone, and its buffer is freed when the device is done with it.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::future::{Future, poll_fn};
@@ -111,10 +112,13 @@ struct Slot {
 /// The context of an asynchronous request.
 pub(crate) struct Pending {
     slot: Rc<Slot>,
+    /// What the request needs until its end, whoever waits for that.
+    keeps: Option<Rc<dyn Any>>,
 }
 
 impl Complete<Option<Memory>> for Pending {
     fn complete(mut io: Box<PooledIo>, result: Result<(), IoError>) {
+        io.ctx.keeps = None;
         if io.ctx.slot.abandoned.get() {
             // Nobody waits: this frees the buffer and the box.
             io.buf = None;
@@ -157,6 +161,7 @@ impl IdleRequests {
                 None,
                 Pending {
                     slot: Rc::default(),
+                    keeps: None,
                 },
             )
         })
@@ -188,6 +193,8 @@ impl Target for Channel {
     }
 }
 
+const BROUGHT_BACK: &str = "a request brings its buffer back";
+
 type Submit<T> = fn(&T, Box<PooledIo>, BlockRange) -> Result<(), Rejected<Pending, Option<Memory>>>;
 
 /// What came of an asynchronous request.
@@ -209,13 +216,26 @@ pub(crate) async fn request<T: Target>(
     range: BlockRange,
     submit: Submit<T>,
 ) -> (Option<Memory>, Result<(), RequestError>) {
+    request_keeping(target, None, buf, range, submit).await
+}
+
+/// The same, and something is not dropped before the device is done.
+async fn request_keeping<T: Target>(
+    target: &T,
+    keeps: Option<Rc<dyn Any>>,
+    buf: Option<Memory>,
+    range: BlockRange,
+    submit: Submit<T>,
+) -> (Option<Memory>, Result<(), RequestError>) {
     let mut io = target.idle().take();
     io.buf = buf;
+    io.ctx.keeps = keeps;
     let slot = Rc::clone(&io.ctx.slot);
     while let Err(rejected) = submit(target, io, range) {
         io = rejected.io;
         if rejected.why != Rejection::NoRoom {
             let buf = io.buf.take();
+            io.ctx.keeps = None;
             target.idle().keep(io);
             return (buf, Err(rejected.why.into()));
         }
@@ -245,7 +265,7 @@ pub(crate) async fn transfer<T: Target, B: Transferable>(
 ) -> (B, Result<(), RequestError>) {
     let (memory, result) = request(target, Some(buf.into_memory()), range, submit).await;
     let buf = memory.and_then(B::from_memory);
-    (buf.expect("a request brings its buffer back"), result)
+    (buf.expect(BROUGHT_BACK), result)
 }
 
 impl Channel {
@@ -259,6 +279,36 @@ impl Channel {
         range: BlockRange,
     ) -> (B, Result<(), RequestError>) {
         transfer(self, buf, range, Self::read).await
+    }
+
+    /// As [`read_at`](Self::read_at); `keeps` is not dropped before the device is done, also when the future is.
+    ///
+    /// # Panics
+    /// When the buffer is too small for the range.
+    pub async fn read_keeping(
+        &self,
+        keeps: Rc<dyn Any>,
+        buf: Memory,
+        range: BlockRange,
+    ) -> (Memory, Result<(), RequestError>) {
+        let (keeps, buf) = (Some(keeps), Some(buf));
+        let (buf, result) = request_keeping(self, keeps, buf, range, Self::read).await;
+        (buf.expect(BROUGHT_BACK), result)
+    }
+
+    /// As [`write_at`](Self::write_at); `keeps` is not dropped before the device is done, also when the future is.
+    ///
+    /// # Panics
+    /// When the buffer is too small for the range.
+    pub async fn write_keeping(
+        &self,
+        keeps: Rc<dyn Any>,
+        buf: Memory,
+        range: BlockRange,
+    ) -> (Memory, Result<(), RequestError>) {
+        let (keeps, buf) = (Some(keeps), Some(buf));
+        let (buf, result) = request_keeping(self, keeps, buf, range, Self::write).await;
+        (buf.expect(BROUGHT_BACK), result)
     }
 
     /// Writes blocks from the buffer and gives it back.

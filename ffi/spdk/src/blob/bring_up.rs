@@ -101,6 +101,7 @@ async fn bring_up(
     let io_unit_bytes = unsafe { sys::spdk_bs_get_io_unit_size(raw.as_ptr()) };
     let inner = StoreInner {
         raw,
+        dev,
         channel,
         home,
         operations: Operations::default(),

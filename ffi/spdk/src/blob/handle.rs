@@ -12,6 +12,7 @@ use super::BlobId;
 use super::error::{CloseError, OpenError, ResizeError, SyncError, XattrError};
 use super::metadata::{Call, Turn, done};
 use super::store::{Slot, StoreInner};
+use crate::bdev::BlockRange;
 use crate::limits::XATTR_BYTES_MAX;
 use crate::oneshot::{Reply, oneshot};
 
@@ -73,6 +74,15 @@ impl Drop for BlobInner {
             unsafe { sys::spdk_blob_close(raw.as_ptr(), Some(closed), ctx) };
         });
     }
+}
+
+/// Where a part of a blob is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its first unit in the blob.
+    pub first: u64,
+    /// The blocks of the device that it is in, as many as it has units.
+    pub on_device: BlockRange,
 }
 
 /// An open blob. Dropping it closes the blob, and writes what was not synced.
@@ -179,6 +189,45 @@ impl Blob {
         self.inner.store.assert_home();
         // SAFETY: the blob is open and this is its thread.
         unsafe { sys::spdk_blob_get_num_io_units(self.inner.as_ptr()) }
+    }
+
+    /// Where its units are on the device, in the order of the blob and merged as far as they follow each other; `None` if
+    /// the store does not say so now. Until the blob is resized or deleted nothing of it moves, so whoever has the device
+    /// open may read and write there as well.
+    pub fn places(&self) -> Option<Vec<Place>> {
+        let store = &self.inner.store;
+        store.assert_home();
+        // SAFETY: the store is loaded.
+        let cluster_bytes = unsafe { sys::spdk_bs_get_cluster_size(store.as_ptr()) };
+        let units = cluster_bytes / u64::from(store.io_unit_bytes);
+        let mut places: Vec<Place> = Vec::new();
+        for first in (0..self.io_units()).step_by(usize::try_from(units).ok()?) {
+            let mut start = 0;
+            // SAFETY: the blob is open, so the store is loaded and its device there; this is their thread, and a store is
+            // used by no other.
+            let is_known = unsafe {
+                sys::oriel_blob_place(
+                    store.dev.as_ptr(),
+                    self.inner.as_ptr(),
+                    store.channel(),
+                    first,
+                    &mut start,
+                )
+            };
+            if !is_known {
+                return None;
+            }
+            match places.last_mut() {
+                Some(last) if last.on_device.start + last.on_device.count == start => {
+                    last.on_device.count += units;
+                }
+                _ => places.push(Place {
+                    first,
+                    on_device: BlockRange::new(start, units),
+                }),
+            }
+        }
+        Some(places)
     }
 
     /// Closes the blob, waiting for its requests in flight, and says how it went.

@@ -46,7 +46,7 @@ pub use error::{
     CloseError, CreateError, DeleteError, DestroyError, InitError, LoadError, OpenError,
     ResizeError, StoreError, SyncError, UnloadError, XattrError,
 };
-pub use handle::Blob;
+pub use handle::{Blob, Place};
 pub(crate) use io::InBlob;
 pub use store::{BlobEntry, Blobstore, NewBlob};
 

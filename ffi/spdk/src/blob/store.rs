@@ -52,6 +52,8 @@ pub(super) enum Slot {
 /// What the store, its blobs, their requests and its operations share.
 pub(super) struct StoreInner {
     pub(super) raw: NonNull<sys::spdk_blob_store>,
+    /// What it is on; SPDK's as long as the store is loaded.
+    pub(super) dev: NonNull<sys::spdk_bs_dev>,
     /// The thread's own channel, for data.
     pub(super) channel: NonNull<sys::spdk_io_channel>,
     pub(super) home: Home,
