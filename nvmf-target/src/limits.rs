@@ -25,5 +25,11 @@ const _: () = assert!(REQUESTS_MAX < oriel_engine::limits::TASKS_MAX);
 /// Blobs that each drive of a node may hold, unless its configuration says otherwise.
 pub const BLOBS_DEFAULT: u64 = 1 << 20;
 
-/// Memory of a node, unless its configuration says otherwise: the least that works without hugepages.
+/// Memory of a node, unless its configuration says otherwise.
 pub const MEMORY_MIB_DEFAULT: u32 = 512;
+
+/// The least that works without hugepages.
+pub const MEMORY_MIB_LEAST: u32 = 512;
+
+/// The least that works with them.
+pub const MEMORY_MIB_LEAST_HUGE: u32 = 256;

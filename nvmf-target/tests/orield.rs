@@ -5,8 +5,11 @@
     reason = "a test that cannot go on panics where it stands"
 )]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
@@ -41,7 +44,11 @@ struct Running {
 
 impl Running {
     fn start(directory: &Path, port: u16) -> Self {
-        let mut child = orield()
+        Self::of(&mut orield(), directory, port)
+    }
+
+    fn of(orield: &mut Command, directory: &Path, port: u16) -> Self {
+        let mut child = orield
             .arg("--dev")
             .arg(directory)
             .args(["run", "--port", &port.to_string()])
@@ -120,7 +127,22 @@ fn a_node_for_trying_out_keeps_what_it_is_given() {
         drop(blobs);
         controller.close();
         node.end(signal);
+        // What a kill leaves is no fault.
+        let (is_good, text) = said(orield().arg("--dev").arg(&directory).arg("check"));
+        let all = format!("drive: {} blobs in", name + 1);
+        assert!(
+            is_good && text.contains(&all) && text.contains("nothing is wrong"),
+            "{text}"
+        );
+        assert_eq!(text.contains("was not closed"), signal == Signal::KILL);
     }
+    damage(&directory.join("drive"), &blob(1)[..4096]);
+    let (is_good, text) = said(orield().arg("--dev").arg(&directory).arg("check"));
+    let key = key(1).to_string();
+    assert!(
+        !is_good && text.contains(&key) && text.contains("1 problems were found"),
+        "{text}"
+    );
     let (is_good, text) = said(orield().arg("--dev").arg(&directory).arg("format"));
     assert!(!is_good && text.contains("is not empty"), "{text}");
     let (is_good, text) = said(
@@ -130,6 +152,55 @@ fn a_node_for_trying_out_keeps_what_it_is_given() {
             .args(["format", "--overwrite"]),
     );
     assert!(!is_good && text.contains("holds the store"), "{text}");
+}
+
+/// Flips a bit of the first block of these bytes in a file.
+fn damage(file: &Path, block: &[u8]) {
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    let mut found = vec![0; block.len()];
+    let blocks = file.metadata().unwrap().len() / block.len() as u64;
+    let at = (0..blocks)
+        .map(|number| number * block.len() as u64)
+        .find(|&at| {
+            file.read_exact_at(&mut found, at).unwrap();
+            found == block
+        });
+    found[100] ^= 1;
+    file.write_all_at(&found, at.unwrap()).unwrap();
+}
+
+#[test]
+fn whoever_started_it_is_told_that_it_serves_lives_and_ends() {
+    if std::env::var_os("TSAN_OPTIONS").is_some() {
+        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // The name of a socket may not be long.
+    let short = tempfile::tempdir().unwrap();
+    let path = short.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let long = Duration::from_secs(300);
+    socket.set_read_timeout(Some(long)).unwrap();
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let mut command = orield();
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000");
+    let node = Running::of(&mut command, &directory.path().join("node"), port);
+    let heard = || {
+        let mut bytes = [0; 64];
+        let count = socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(heard(), "WATCHDOG=1");
+    }
+    node.end(Signal::TERM);
+    while heard() != "STOPPING=1" {}
 }
 
 #[test]
@@ -163,7 +234,7 @@ hosts = "any"
     std::fs::write(&file, text).unwrap();
     let (is_good, printed) = said(orield().arg("--config").arg(&file).arg("format"));
     assert!(
-        !is_good && printed.contains("drive cannot be used"),
+        !is_good && printed.contains("drive cannot be opened"),
         "{printed}"
     );
 }

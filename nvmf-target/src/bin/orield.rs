@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use oriel_nvmf_target::config::Config;
 use oriel_nvmf_target::daemon::{self, DaemonError};
+use oriel_spdk::nvmf::{Address, TransportKind};
 use tracing_subscriber::filter::LevelFilter;
 
-/// Serves the blobs on its drives to hosts, as NVMe namespaces over TCP.
+/// Serves the blobs on its drives to hosts, as NVMe namespaces over TCP and RDMA.
 #[derive(Parser)]
 #[command(version, about)]
 struct Options {
@@ -40,6 +41,8 @@ enum What {
     },
     /// Prints the configuration with all that it leaves out.
     Config,
+    /// Reads everything on the drives of a node that does not run, and names what is wrong there.
+    Check,
     /// Makes the configured devices the drives of a new, empty store.
     Format {
         /// Also where there is something on them, which is lost; another store's drives are refused all the same.
@@ -63,11 +66,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn scheme(listener: &Address) -> &'static str {
+    match listener.transport {
+        TransportKind::Tcp => "tcp",
+        TransportKind::Rdma => "rdma",
+    }
+}
+
 fn work(options: Options) -> Result<(), DaemonError> {
     let what = options.what.unwrap_or(What::Run { port: 4420 });
     let port = match &what {
         What::Run { port } => *port,
-        What::Config | What::Format { .. } => 4420,
+        What::Config | What::Check | What::Format { .. } => 4420,
     };
     let (config, is_new) = match (&options.node.config, &options.node.dev) {
         (Some(file), _) => (Config::read(file)?, false),
@@ -79,13 +89,18 @@ fn work(options: Options) -> Result<(), DaemonError> {
             print!("{}", config.text());
             Ok(())
         }
+        What::Check => daemon::check_drives(&config, std::io::stdout()),
         What::Format { overwrite } => daemon::format(&config, overwrite),
         What::Run { .. } => daemon::run(&config.clone(), is_new, move || {
             for realm in &config.realms {
                 for listener in &config.listeners {
                     println!(
-                        "{} at tcp {listener}: nqn.2026-11.io.oriel:{}:{}",
-                        realm.name, config.node, realm.name
+                        "{} at {} {}: nqn.2026-11.io.oriel:{}:{}",
+                        realm.name,
+                        scheme(listener),
+                        listener.socket,
+                        config.node,
+                        realm.name
                     );
                 }
             }

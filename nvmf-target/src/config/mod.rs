@@ -1,0 +1,133 @@
+//! What a node is to be, from a TOML file, checked as a whole before anything is touched.
+//!
+//! ```toml
+//! node = "n1"                                  # in the names of its subsystems
+//! store = "00112233445566778899aabbccddeeff"   # whose blobs its drives hold
+//!
+//! [[device]]
+//! path = "drives/0"                            # a file or a block device; from where this file is
+//!
+//! [[device]]
+//! pci = "0000:3b:00.0"                         # or an NVMe drive that vfio-pci holds
+//!
+//! [[listener]]
+//! address = "127.0.0.1:4420"
+//! transport = "rdma"                           # or "tcp", which is what it is if left out
+//!
+//! [[realm]]
+//! name = "models"
+//! id = 1
+//! hosts = "any"                                # or ["nqn....", ...]
+//! ```
+
+mod print;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use oriel_engine::store::{FormatOptions, StoreId};
+use oriel_spdk::nvmf::Address;
+use oriel_spdk::{CoreSet, PciAddress};
+
+use crate::Realm;
+use text::{Text, Wrong, effective};
+
+/// Blocks in a MiB.
+const MIB_BLOCKS: u64 = (1 << 20) / oriel_protocol::limits::BLOCK_BYTES;
+
+/// Why a file is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{} cannot be read ({source}): name a file that this user may read", file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{}, line {line}: {what}", file.display())]
+    Wrong {
+        /// Which.
+        file: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+}
+
+/// What a drive is on.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Device {
+    /// A file or a block device, through the kernel.
+    Path(PathBuf),
+    /// The namespaces of an NVMe drive, which no driver of the kernel has.
+    Pci(PciAddress),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Pci(address) => write!(f, "NVMe drive {address}"),
+        }
+    }
+}
+
+/// A node's configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// Whose blobs its drives hold.
+    pub store: StoreId,
+    /// The cores that it runs on.
+    pub cores: CoreSet,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Whether that comes from hugepages.
+    pub hugepages: bool,
+    /// The most blobs of a drive.
+    pub blobs_max: u64,
+    /// How drives are made.
+    pub format: FormatOptions,
+    /// What its drives are on.
+    pub devices: Vec<Device>,
+    /// Where it listens.
+    pub listeners: Vec<Address>,
+    /// The realms.
+    pub realms: Vec<Realm>,
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads the text of a file.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let parsed: Result<Text, _> = toml::from_str(text);
+        let parsed = parsed.map_err(|error| {
+            let span = error.span().unwrap_or(0..0);
+            Wrong(span, error.message().trim().replace('\n', "; "))
+        });
+        let directory = file.parent().unwrap_or(Path::new("."));
+        let checked = parsed.and_then(|parsed| effective(directory, &parsed));
+        checked.map_err(|Wrong(at, what)| ConfigError::Wrong {
+            file: file.to_owned(),
+            line: 1 + text[..at.start.min(text.len())].matches('\n').count(),
+            what,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! A configuration as text.
+
+use std::fmt::Write;
+
+use oriel_engine::store::Policy;
+use oriel_spdk::nvmf::{Address, TransportKind};
+
+use super::{Config, Device, MIB_BLOCKS};
+use crate::{Hosts, Realm};
+
+impl Config {
+    /// The same as text, with all that was left out.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |line: String| {
+            // To a string it cannot fail.
+            let _ = writeln!(text, "{line}");
+        };
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        line(format!("node = {}", quoted(&self.node)));
+        line(format!("store = \"{}\"", self.store));
+        line(format!("cores = \"{}\"", self.cores));
+        line(format!("memory_mib = {}", self.memory_mib));
+        line(format!("hugepages = {}", self.hugepages));
+        line(format!("blobs_max = {}", self.blobs_max));
+        line("\n[format]".into());
+        line(format!(
+            "slab_mib = {}",
+            self.format.slab_blocks / MIB_BLOCKS
+        ));
+        line(format!(
+            "journal_mib = {}",
+            self.format.journal_blocks / MIB_BLOCKS
+        ));
+        for device in &self.devices {
+            line("\n[[device]]".into());
+            line(match device {
+                Device::Path(path) => format!("path = {}", quoted(&path.to_string_lossy())),
+                Device::Pci(address) => format!("pci = \"{address}\""),
+            });
+        }
+        for Address { transport, socket } in &self.listeners {
+            line(format!("\n[[listener]]\naddress = \"{socket}\""));
+            line(match transport {
+                TransportKind::Tcp => "transport = \"tcp\"".into(),
+                TransportKind::Rdma => "transport = \"rdma\"".into(),
+            });
+        }
+        for Realm {
+            name,
+            options,
+            hosts,
+        } in &self.realms
+        {
+            line(format!("\n[[realm]]\nname = {}", quoted(name)));
+            line(format!("id = {}", options.id.0));
+            line(match hosts {
+                Hosts::Any => "hosts = \"any\"".into(),
+                Hosts::Only(hosts) => {
+                    let hosts: Vec<String> =
+                        hosts.iter().map(|host| quoted(&host.to_string())).collect();
+                    format!("hosts = [{}]", hosts.join(", "))
+                }
+            });
+            if let Some(blocks) = options.quota_blocks {
+                line(format!("quota_mib = {}", blocks / MIB_BLOCKS));
+            }
+            match options.cache {
+                Some(Policy::Lru) => line("cache = \"lru\"".into()),
+                Some(Policy::S3Fifo) => line("cache = \"s3-fifo\"".into()),
+                None => {}
+            }
+            line(format!("verify = {}", options.verify));
+        }
+        text
+    }
+}

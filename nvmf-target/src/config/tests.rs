@@ -1,0 +1,125 @@
+//! What is read, printed and refused.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+const GOOD: &str = r#"node = "n1"
+store = "00112233445566778899aabbccddeeff"
+
+[[device]]
+path = "drive"
+
+[[listener]]
+address = "127.0.0.1:4420"
+
+[[realm]]
+name = "models"
+id = 1
+hosts = "any"
+
+[[realm]]
+name = "cache"
+id = 2
+hosts = ["nqn.2016-06.io.oriel:gpu7"]
+quota_mib = 64
+cache = "s3-fifo"
+verify = true
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("etc/node.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn what_is_read_is_printed_with_all_that_was_left_out() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.devices, [Device::Path(PathBuf::from("etc/drive"))]);
+    assert_eq!(config.realms[1].options.quota_blocks, Some(64 * 256));
+    assert!(!config.realms[0].options.verify && config.realms[1].options.verify);
+    let text = config.text();
+    let again = Config::parse(Path::new("node.toml"), &text).unwrap();
+    assert_eq!((again.text(), &again), (text, &config));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_line() {
+    let cases = [
+        ("node = \"n1\"", "node = n1", 1, ""),
+        ("node =", "nodes =", 1, "nodes"),
+        ("\"n1\"", "\"n 1\"", 11, "n 1"),
+        ("00112233", "0011223", 2, "32 hexadecimal digits"),
+        ("path = \"drive\"", "path = 7", 5, "string"),
+        (
+            "127.0.0.1:4420",
+            "0.0.0.0:4420",
+            8,
+            "name one of this machine's",
+        ),
+        ("127.0.0.1:4420", "127.0.0.1", 8, ""),
+        ("id = 2", "id = 1", 17, "two realms of number 1"),
+        ("\"cache\"", "\"models\"", 16, "two realms 'models'"),
+        ("\"any\"", "\"all\"", 13, "not \"all\""),
+        ("nqn.2016-06", "nqn.16-06", 18, "NVMe qualified name"),
+        ("quota_mib = 64", "quota_mib = 0", 19, "at least 1"),
+        ("quota_mib = 64\n", "", 19, "give it a quota_mib"),
+        ("s3-fifo", "fifo", 20, "fifo"),
+        ("path = \"drive\"", "pci = \"3b:00\"", 5, "no PCI address"),
+        ("path = \"drive\"", "", 4, "either a path or a pci address"),
+        (
+            "path = \"drive\"",
+            "path = \"drive\"\npci = \"3b:00.0\"",
+            4,
+            "either a path or a pci address",
+        ),
+        (
+            "[[device]]\npath = \"drive\"",
+            "hugepages = false\n[[device]]\npci = \"3b:00.0\"",
+            4,
+            "need memory from hugepages",
+        ),
+        (
+            "[[device]]",
+            "[[device]]\npath = \"drive\"\n[[device]]",
+            6,
+            "etc/drive is there twice",
+        ),
+        ("4420\"", "4420\"\ntransport = \"udp\"", 9, "udp"),
+        (
+            "[[listener]]",
+            "[[listener]]\naddress = \"127.0.0.1:4420\"\n[[listener]]",
+            10,
+            "tcp://127.0.0.1:4420 is there twice",
+        ),
+        (
+            "[[device]]",
+            "memory_mib = 100\n[[device]]",
+            4,
+            "at least 512",
+        ),
+    ];
+    for (good, bad, line, word) in cases {
+        let text = GOOD.replacen(good, bad, 1);
+        assert_ne!(text, GOOD, "{good}");
+        let error = parse(&text).unwrap_err();
+        let place = format!("etc/node.toml, line {line}: ");
+        assert!(
+            error.starts_with(&place) && error.contains(word),
+            "{bad}: {error}"
+        );
+    }
+    let none = parse("").unwrap_err();
+    assert!(none.contains("node"), "{none}");
+}
+
+#[test]
+fn nvme_drives_and_rdma_are_taken_at_their_word() {
+    let text = GOOD.replace("path = \"drive\"", "pci = \"3b:00.0\"");
+    let text = text.replace("4420\"", "4420\"\ntransport = \"rdma\"");
+    let config = parse(&text).unwrap();
+    assert!(config.hugepages);
+    let address = "0000:3b:00.0".parse().unwrap();
+    assert_eq!(config.devices, [Device::Pci(address)]);
+    assert_eq!(config.listeners[0].to_string(), "rdma://127.0.0.1:4420");
+    assert_eq!(parse(&config.text()), Ok(config));
+}

@@ -1,0 +1,336 @@
+//! The text of a configuration, and what follows from it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use oriel_engine::store::{FormatOptions, Policy, RealmId, RealmOptions, StoreId};
+use oriel_spdk::nvmf::{Address, Nqn};
+use oriel_spdk::{CoreSet, PciAddress};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Config, Device, MIB_BLOCKS};
+use crate::limits::{BLOBS_DEFAULT, MEMORY_MIB_DEFAULT, MEMORY_MIB_LEAST, MEMORY_MIB_LEAST_HUGE};
+use crate::{Hosts, Realm};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Text {
+    node: Spanned<String>,
+    store: Spanned<String>,
+    cores: Option<Spanned<String>>,
+    memory_mib: Option<Spanned<u32>>,
+    hugepages: Option<Spanned<bool>>,
+    blobs_max: Option<Spanned<u64>>,
+    #[serde(default)]
+    format: FormatText,
+    device: Spanned<Vec<Spanned<DeviceText>>>,
+    listener: Spanned<Vec<ListenerText>>,
+    realm: Spanned<Vec<RealmText>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FormatText {
+    slab_mib: Option<Spanned<u64>>,
+    journal_mib: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceText {
+    path: Option<PathBuf>,
+    pci: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenerText {
+    address: Spanned<SocketAddr>,
+    #[serde(default)]
+    transport: TransportText,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "kebab-case")]
+enum TransportText {
+    #[default]
+    Tcp,
+    Rdma,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RealmText {
+    name: Spanned<String>,
+    id: Spanned<u16>,
+    hosts: Spanned<HostsText>,
+    quota_mib: Option<Spanned<u64>>,
+    cache: Option<Spanned<CacheText>>,
+    #[serde(default)]
+    verify: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HostsText {
+    Word(String),
+    List(Vec<String>),
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+enum CacheText {
+    Lru,
+    S3Fifo,
+}
+
+/// A place in the text, and what is wrong there.
+pub(super) struct Wrong(pub(super) Range<usize>, pub(super) String);
+
+fn check<T>(at: &Spanned<T>, holds: bool, what: impl FnOnce() -> String) -> Result<(), Wrong> {
+    match holds {
+        true => Ok(()),
+        false => Err(Wrong(at.span(), what())),
+    }
+}
+
+pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> {
+    let node = text.node.get_ref().clone();
+    let cores = match &text.cores {
+        None => CoreSet::allowed().first(1),
+        Some(cores) => {
+            let wrong = |why: String| Wrong(cores.span(), why);
+            cores
+                .get_ref()
+                .parse::<CoreSet>()
+                .map_err(|error| wrong(error.to_string()))?
+        }
+    };
+    if let Some(spanned) = &text.cores {
+        let missing = cores
+            .iter()
+            .find(|core| !CoreSet::allowed().contains(*core));
+        check(spanned, missing.is_none(), || {
+            format!(
+                "core {} is not this program's: it may use {}",
+                missing.unwrap_or_default(),
+                CoreSet::allowed()
+            )
+        })?;
+    }
+    let devices = devices(directory, &text.device)?;
+    let has_pci = devices
+        .iter()
+        .any(|device| matches!(device, Device::Pci(_)));
+    let hugepages = text
+        .hugepages
+        .as_ref()
+        .map_or(has_pci, |wanted| *wanted.get_ref());
+    if let Some(spanned) = &text.hugepages {
+        check(spanned, hugepages || !has_pci, || {
+            "drives given by pci need memory from hugepages: leave this out, or give paths".into()
+        })?;
+    }
+    let least = match hugepages {
+        true => MEMORY_MIB_LEAST_HUGE,
+        false => MEMORY_MIB_LEAST,
+    };
+    let memory_mib = match &text.memory_mib {
+        None => MEMORY_MIB_DEFAULT,
+        Some(mib) => {
+            check(mib, *mib.get_ref() >= least, || {
+                format!(
+                    "{} MiB of memory are too few: give at least {least}",
+                    mib.get_ref()
+                )
+            })?;
+            *mib.get_ref()
+        }
+    };
+    let blobs_max = text
+        .blobs_max
+        .as_ref()
+        .map_or(BLOBS_DEFAULT, |blobs| *blobs.get_ref());
+    if let Some(blobs) = &text.blobs_max {
+        check(blobs, blobs_max > 0, || {
+            "a store takes at least one blob".into()
+        })?;
+    }
+    Ok(Config {
+        store: store(&text.store)?,
+        cores,
+        memory_mib,
+        hugepages,
+        blobs_max,
+        format: format(&text.format)?,
+        devices,
+        listeners: listeners(&text.listener)?,
+        realms: realms(&text.node, &text.realm)?,
+        node,
+    })
+}
+
+fn store(text: &Spanned<String>) -> Result<StoreId, Wrong> {
+    let digits = text.get_ref();
+    let is_hex = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    check(text, is_hex, || {
+        "a store is named by 32 hexadecimal digits, drawn by chance: openssl rand -hex 16".into()
+    })?;
+    let mut id = [0; 16];
+    for (byte, at) in id.iter_mut().zip((0..32).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).unwrap_or(0);
+    }
+    Ok(StoreId(id))
+}
+
+fn format(text: &FormatText) -> Result<FormatOptions, Wrong> {
+    let mut options = FormatOptions::default();
+    if let Some(slab) = &text.slab_mib {
+        let mib = *slab.get_ref();
+        check(
+            slab,
+            mib.is_power_of_two() && (1..=1 << 16).contains(&mib),
+            || format!("a slab of {mib} MiB cannot be: choose a power of two from 1 to 65536"),
+        )?;
+        options.slab_blocks = mib * MIB_BLOCKS;
+    }
+    if let Some(journal) = &text.journal_mib {
+        let mib = *journal.get_ref();
+        check(journal, (1..=1 << 16).contains(&mib), || {
+            format!("a journal of {mib} MiB cannot be: choose from 1 to 65536")
+        })?;
+        options.journal_blocks = mib * MIB_BLOCKS;
+    }
+    Ok(options)
+}
+
+fn devices(
+    directory: &Path,
+    text: &Spanned<Vec<Spanned<DeviceText>>>,
+) -> Result<Vec<Device>, Wrong> {
+    check(text, !text.get_ref().is_empty(), || {
+        "a node needs a device: add [[device]]".into()
+    })?;
+    let mut all = Vec::new();
+    for spanned in text.get_ref() {
+        let device = match spanned.get_ref() {
+            DeviceText {
+                path: Some(path),
+                pci: None,
+            } => Device::Path(directory.join(path)),
+            DeviceText {
+                path: None,
+                pci: Some(pci),
+            } => {
+                let address = pci.get_ref().parse::<PciAddress>();
+                Device::Pci(address.map_err(|error| Wrong(pci.span(), error.to_string()))?)
+            }
+            _ => {
+                let what = "a device has either a path or a pci address";
+                return Err(Wrong(spanned.span(), what.into()));
+            }
+        };
+        check(spanned, !all.contains(&device), || {
+            format!("the device {device} is there twice: leave one out")
+        })?;
+        all.push(device);
+    }
+    Ok(all)
+}
+
+fn listeners(text: &Spanned<Vec<ListenerText>>) -> Result<Vec<Address>, Wrong> {
+    check(text, !text.get_ref().is_empty(), || {
+        "nobody could reach the node: add [[listener]] with an address".into()
+    })?;
+    let mut all = Vec::new();
+    for ListenerText { address, transport } in text.get_ref() {
+        let found = *address.get_ref();
+        let is_good = found.port() != 0 && !found.ip().is_unspecified();
+        check(address, is_good, || {
+            format!(
+                "{found} is no address that hosts can be told: name one of this machine's, and a port (4420)"
+            )
+        })?;
+        let listener = match transport {
+            TransportText::Tcp => Address::tcp(found),
+            TransportText::Rdma => Address::rdma(found),
+        };
+        check(address, !all.contains(&listener), || {
+            format!("the listener {listener} is there twice: leave one out")
+        })?;
+        all.push(listener);
+    }
+    Ok(all)
+}
+
+fn realms(node: &Spanned<String>, text: &Spanned<Vec<RealmText>>) -> Result<Vec<Realm>, Wrong> {
+    check(text, !text.get_ref().is_empty(), || {
+        "a node needs a realm: add [[realm]]".into()
+    })?;
+    let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    let mut all = Vec::new();
+    for realm in text.get_ref() {
+        let (name, id) = (realm.name.get_ref(), *realm.id.get_ref());
+        let nqn = crate::node::nqn(node.get_ref(), name);
+        if let Err(error) = nqn {
+            // Which of the two it is about, it says itself.
+            return Err(Wrong(realm.name.span(), error.to_string()));
+        }
+        check(&realm.name, names.insert(name.clone()), || {
+            format!("there are two realms '{name}': give each its own name")
+        })?;
+        check(&realm.id, ids.insert(id), || {
+            format!("there are two realms of number {id}: give each its own")
+        })?;
+        let quota_blocks = match &realm.quota_mib {
+            None => None,
+            Some(quota) => {
+                let blocks = quota.get_ref().checked_mul(MIB_BLOCKS);
+                check(quota, blocks.is_some_and(|blocks| blocks > 0), || {
+                    "a quota is a number of MiB, at least 1: leave it out for none".into()
+                })?;
+                blocks
+            }
+        };
+        if let Some(cache) = &realm.cache {
+            check(cache, quota_blocks.is_some(), || {
+                format!("the cache '{name}' would push all others out: give it a quota_mib")
+            })?;
+        }
+        all.push(Realm {
+            name: name.clone(),
+            options: RealmOptions {
+                quota_blocks,
+                verify: realm.verify,
+                cache: realm.cache.as_ref().map(|cache| match cache.get_ref() {
+                    CacheText::Lru => Policy::Lru,
+                    CacheText::S3Fifo => Policy::S3Fifo,
+                }),
+                ..RealmOptions::new(RealmId(id))
+            },
+            hosts: hosts(&realm.hosts)?,
+        });
+    }
+    Ok(all)
+}
+
+fn hosts(text: &Spanned<HostsText>) -> Result<Hosts, Wrong> {
+    match text.get_ref() {
+        HostsText::Word(word) => {
+            check(text, word == "any", || {
+                format!("hosts are \"any\" or a list of NQNs, not \"{word}\"")
+            })?;
+            Ok(Hosts::Any)
+        }
+        HostsText::List(list) => {
+            let hosts = list.iter().map(|host| {
+                host.parse::<Nqn>()
+                    .map_err(|error| Wrong(text.span(), error.to_string()))
+            });
+            Ok(Hosts::Only(hosts.collect::<Result<_, _>>()?))
+        }
+    }
+}

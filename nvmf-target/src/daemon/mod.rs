@@ -1,0 +1,275 @@
+//! A node as a program: from a configuration to its end by a signal.
+
+mod check;
+mod dev;
+mod drives;
+mod error;
+mod notify;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::time::Duration;
+
+use oriel_engine::clock::Clock;
+use oriel_engine::reactor::{
+    self, Backoff, JoinHandle, ReactorConfig, ReactorHandle, attach, sleep, spawn_local,
+    stop_requested,
+};
+use oriel_engine::store::{
+    NodeFormat, NodeOptions, NodeStore, OpenOptions, SpdkDrive, format_node, open_node,
+};
+use oriel_spdk::env::Pci;
+use oriel_spdk::nvmf::{RdmaOptions, TcpOptions, TransportKind, TransportOptions};
+use oriel_spdk::{EnvOptions, SpdkThread, Subsystems};
+
+use crate::config::{Config, Device};
+use crate::{Node, NodeSpec};
+pub use check::check_drives;
+pub use dev::dev;
+pub use error::DaemonError;
+use notify::{Listener, watchdog_period};
+
+/// Bytes at a device's beginning and end that are looked at before it is formatted.
+const LOOKED_AT: u64 = 1 << 20;
+/// How long one thing may hold a core before the log names it, on machines that nodes share with other programs.
+const HELD_LIMIT: Duration = Duration::from_secs(1);
+
+/// What is done with devices that are made drives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum New {
+    /// They are drives already.
+    No,
+    /// They have to be empty.
+    IfEmpty,
+    /// What is on them may be lost.
+    Overwrite,
+}
+
+/// Makes the configured devices the drives of a new store.
+pub fn format(config: &Config, may_overwrite: bool) -> Result<(), DaemonError> {
+    let config = config.clone();
+    let new = match may_overwrite {
+        true => New::Overwrite,
+        false => New::IfEmpty,
+    };
+    on_reactors(&config.clone(), move |reactors, subsystems| async move {
+        let made = Box::pin(open(&reactors, &subsystems, &config, new)).await;
+        // Drives are let go of in order by those who close a store.
+        let closed = match made {
+            Ok(opened) => {
+                opened.close().await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        Ok((subsystems, closed))
+    })
+}
+
+/// Serves until SIGTERM or SIGINT, after making new drives a store's. `ready` is called when hosts can connect.
+pub fn run(
+    config: &Config,
+    is_new: bool,
+    ready: impl FnOnce() + 'static,
+) -> Result<(), DaemonError> {
+    let config = config.clone();
+    let new = match is_new {
+        true => New::IfEmpty,
+        false => New::No,
+    };
+    on_reactors(&config.clone(), move |reactors, subsystems| async move {
+        let served = Box::pin(serve(&reactors, &subsystems, &config, new, ready)).await;
+        Ok((subsystems, served))
+    })
+}
+
+fn node_format(config: &Config) -> NodeFormat {
+    NodeFormat {
+        drive: config.format,
+        ..NodeFormat::default()
+    }
+}
+
+/// The drives that are not the kernel's.
+fn pci(config: &Config) -> Pci {
+    let of_device = |device: &Device| match device {
+        Device::Path(_) => None,
+        Device::Pci(address) => Some(*address),
+    };
+    let addresses: Vec<_> = config.devices.iter().filter_map(of_device).collect();
+    match addresses.is_empty() {
+        true => Pci::None,
+        false => Pci::Allow(addresses),
+    }
+}
+
+/// Runs work on reactors, with SPDK; its subsystems are stopped after it.
+fn on_reactors<F, Fut>(config: &Config, work: F) -> Result<(), DaemonError>
+where
+    F: FnOnce(ReactorHandle, Subsystems) -> Fut + 'static,
+    Fut: Future<Output = Result<(Subsystems, Result<(), DaemonError>), DaemonError>> + 'static,
+{
+    let env = EnvOptions {
+        name: format!("orield-{}", std::process::id()),
+        cores: config.cores,
+        memory_mib: config.memory_mib,
+        hugepages: config.hugepages,
+        pci: pci(config),
+        ..EnvOptions::default()
+    };
+    let env = env.start()?;
+    let reactors = ReactorConfig {
+        held_limit: HELD_LIMIT,
+        backoff: Some(Backoff::small_machine()),
+        ..ReactorConfig::default()
+    };
+    let finished = reactor::start(&env, reactors, |reactors| async move {
+        attach(SpdkThread::create("main").map_err(|_| DaemonError::Core)?);
+        for core in reactors.cores().into_iter().skip(1) {
+            let thread = || async { SpdkThread::create("core").map(attach).is_ok() };
+            let made = reactors.spawn(core, "make a thread", thread);
+            let made = made.map_err(|_| DaemonError::Core)?.await;
+            made.ok().filter(|made| *made).ok_or(DaemonError::Core)?;
+        }
+        let subsystems = Subsystems::start().await?;
+        let (subsystems, worked) = Box::pin(work(reactors, subsystems)).await?;
+        subsystems.stop().await;
+        worked
+    })?;
+    finished.value
+}
+
+/// A store in use.
+struct Opened {
+    store: NodeStore<SpdkDrive>,
+    keeper: JoinHandle<()>,
+    clock: Clock,
+}
+
+impl Opened {
+    async fn close(self) {
+        self.store.close();
+        self.keeper.await;
+    }
+}
+
+async fn open(
+    reactors: &ReactorHandle,
+    subsystems: &Subsystems,
+    config: &Config,
+    new: New,
+) -> Result<Opened, DaemonError> {
+    let made = drives::make(subsystems, config).await?;
+    if new == New::IfEmpty {
+        drives::check_empty(&made).await?;
+    }
+    let is_new = new != New::No;
+    let seats = drives::seats(reactors, &made, config, is_new).await?;
+    if is_new {
+        format_node(&seats, config.store, &node_format(config)).await?;
+    }
+    let clock = Clock::monotonic();
+    let options = NodeOptions {
+        drive: OpenOptions {
+            store: Some(config.store),
+            blobs_max: config.blobs_max,
+            realms: config.realms.iter().map(|realm| realm.options).collect(),
+            clock: clock.clone(),
+            ..OpenOptions::default()
+        },
+        ..NodeOptions::default()
+    };
+    let (store, keeper, recovery) = Box::pin(open_node(seats, options)).await?;
+    for (drive, loss) in &recovery.lost {
+        tracing::error!(%drive, %loss, "a drive is lost: its blobs cannot be read");
+    }
+    let keeper = spawn_local("the store's keeper", Box::pin(keeper.run()));
+    let keeper = keeper.map_err(|_| DaemonError::Core)?;
+    Ok(Opened {
+        store,
+        keeper,
+        clock,
+    })
+}
+
+async fn serve(
+    reactors: &ReactorHandle,
+    subsystems: &Subsystems,
+    config: &Config,
+    new: New,
+    ready: impl FnOnce(),
+) -> Result<(), DaemonError> {
+    let opened = Box::pin(open(reactors, subsystems, config, new)).await?;
+    let spec = NodeSpec {
+        node: config.node.clone(),
+        store: config.store,
+        realms: config.realms.clone(),
+        transports: transports(config),
+        listeners: config.listeners.clone(),
+    };
+    let node = Node::start(subsystems, &opened.store, &opened.clock, &spec);
+    let served = match Box::pin(node).await {
+        Ok(node) => {
+            let listener = Listener::of_env();
+            if let Some(listener) = &listener {
+                listener.tell("READY=1");
+            }
+            ready();
+            let mut alive = pin!(say_alive(reactors.clone()));
+            let mut stop = pin!(stop_requested());
+            let mut is_watched = true;
+            poll_fn(|cx| {
+                is_watched = is_watched && alive.as_mut().poll(cx).is_pending();
+                stop.as_mut().poll(cx)
+            })
+            .await;
+            if let Some(listener) = &listener {
+                listener.tell("STOPPING=1");
+            }
+            node.stop().await.map_err(DaemonError::from)
+        }
+        Err(error) => Err(error.into()),
+    };
+    opened.close().await;
+    served
+}
+
+/// The transports that the listeners need.
+fn transports(config: &Config) -> Vec<TransportOptions> {
+    let mut kinds: Vec<TransportKind> = Vec::new();
+    for listener in &config.listeners {
+        if !kinds.contains(&listener.transport) {
+            kinds.push(listener.transport);
+        }
+    }
+    let options = |kind| match kind {
+        TransportKind::Tcp => TransportOptions::tcp(TcpOptions::default()),
+        TransportKind::Rdma => TransportOptions::rdma(RdmaOptions::default()),
+    };
+    let sized = |kind| TransportOptions {
+        // 32 MiB, of the memory that every node has.
+        shared_buffers: Some(256),
+        buffer_cache: Some(16),
+        ..options(kind)
+    };
+    kinds.into_iter().map(sized).collect()
+}
+
+/// Tells whoever watches over the program that all of its cores turn.
+async fn say_alive(reactors: ReactorHandle) {
+    let (Some(period), Some(listener)) = (watchdog_period(), Listener::of_env()) else {
+        return;
+    };
+    loop {
+        for core in reactors.cores() {
+            let Ok(turned) = reactors.spawn(core, "say that it is alive", || async {}) else {
+                return;
+            };
+            if turned.await.is_err() {
+                return;
+            }
+        }
+        listener.tell("WATCHDOG=1");
+        sleep(period).await;
+    }
+}
