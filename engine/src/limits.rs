@@ -123,6 +123,21 @@ pub const PARTS_AT_ONCE: usize = 4;
 /// Bytes of directories and manifests that a sweep reads in a second at most.
 pub const SWEEP_BYTES_PER_SECOND: u64 = 64 << 20;
 
+/// Compaction begins ahead of time when less than one part in so many of a drive's room for slabs is left, or so many slabs.
+pub const EARLY_PART: u64 = 16;
+
+/// See [`EARLY_PART`].
+pub const EARLY_SLABS: u64 = 4;
+
+/// A slab that is fuller than this many eighths is not emptied ahead of time.
+pub const EARLY_FULL_EIGHTHS: u64 = 4;
+
+/// How long compaction ahead of time makes way for those who count on blobs to stay where they are.
+pub const EARLY_REST: Duration = Duration::from_secs(1);
+
+/// While others use the drive, a scrub goes at one part in so many of its rate.
+pub const SCRUB_BUSY_PART: u64 = 4;
+
 /// Bytes of a blob that go from drive to drive at once.
 pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
 
@@ -134,4 +149,5 @@ const _: () = assert!(
     "a sleeping reactor must wake more often than the watchdog's limit"
 );
 const _: () = assert!(SHUTDOWN_GRACE.as_nanos() < SHUTDOWN_DEADLINE.as_nanos());
+const _: () = assert!(EARLY_FULL_EIGHTHS <= FULL_EIGHTHS && EARLY_PART >= 1);
 const _: () = assert!(FULL_EIGHTHS < 8 && PINNED_PART >= 1 && EVICTED_PART >= 1);

@@ -1,9 +1,11 @@
 //! Moving the blobs out of slabs that hold little else than what was deleted, so that the slabs can be given back.
 //!
-//! It begins when a slab is wanted and the drive has no room for it. The slab that is emptied is the one whose room is worth
+//! It begins when a slab is wanted and the drive has no room for it; and ahead of that, when little room is left and there
+//! are slabs that are at most half full, at a rate (`Background`) that ends as soon as somebody waits. The slab that is emptied is the one whose room is worth
 //! most beside the copying that it takes: `(1 - u) * age / (1 + u)` for one that is `u` full, since what has been there for
 //! long will stay. A blob is checked before it is moved; one that is damaged stays where it is, and its slab with it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::task::Poll;
 
@@ -14,13 +16,18 @@ use super::error::StoreError;
 use super::frame::Entry;
 use super::journal::{remember, ring_bell};
 use super::log::Log;
+use super::metrics::{ReadFor, Step, WrittenFor};
+use super::pace::Pace;
 use super::reading::check_window;
 use super::record::{Record, data_blocks};
+use super::recovery;
 use super::state::{Purpose, Queued, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Position, RealmId};
 use super::window::Window;
-use crate::limits::{FULL_EIGHTHS, MOVES_AT_ONCE};
+use crate::limits::{
+    EARLY_FULL_EIGHTHS, EARLY_PART, EARLY_REST, EARLY_SLABS, FULL_EIGHTHS, MOVES_AT_ONCE,
+};
 
 /// Why a slab could not be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +36,72 @@ pub(super) enum Stuck {
     NoRoom,
     /// Something in it is damaged.
     Damaged,
+    /// Nobody waited for it: it is tried again when somebody does.
+    Early,
+}
+
+/// How much is to be gained by emptying slabs now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Urgency {
+    /// Somebody waits for the room.
+    Now,
+    /// Somebody will.
+    Early,
+}
+
+impl Urgency {
+    fn full_eighths(self) -> u64 {
+        match self {
+            Self::Now => FULL_EIGHTHS,
+            Self::Early => EARLY_FULL_EIGHTHS,
+        }
+    }
+}
+
+/// What a drive has for slabs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Room {
+    /// Blocks that slabs may still take.
+    pub(super) free: u64,
+    /// Blocks of the slabs there are.
+    pub(super) used: u64,
+    pub(super) slab_blocks: u64,
+}
+
+/// Whether it is time to make room, and how much.
+pub(super) fn urgency(room: Room, is_waited_for: bool) -> Option<Urgency> {
+    let Room {
+        free,
+        used,
+        slab_blocks,
+    } = room;
+    let little = ((free + used) / EARLY_PART).max(EARLY_SLABS * slab_blocks);
+    match (is_waited_for, free < little) {
+        (true, _) => Some(Urgency::Now),
+        (false, true) => Some(Urgency::Early),
+        (false, false) => None,
+    }
+}
+
+/// What is done of it before anybody waits.
+pub(super) struct Early {
+    /// Something has changed that may make it worth while.
+    may_begin: Cell<bool>,
+    /// Others count on blobs to stay where they are.
+    stops: Cell<bool>,
+    pace: Pace,
+    pub(super) blocks: Cell<u64>,
+}
+
+impl Default for Early {
+    fn default() -> Self {
+        Self {
+            may_begin: Cell::new(true),
+            stops: Cell::new(false),
+            pace: Pace::default(),
+            blocks: Cell::new(0),
+        }
+    }
 }
 
 /// A slab that may be emptied.
@@ -97,13 +170,61 @@ impl<D: Drive> Log<D> {
 
     /// Whether emptying a slab would help those who wait for room.
     pub(super) fn wants_compaction(&self, state: &State<D::Extent>) -> bool {
-        self.is_compacting.get() || self.victim(state).is_some()
+        self.is_compacting.get() || self.victim(state, Urgency::Now).is_some()
     }
 
-    fn victim(&self, state: &State<D::Extent>) -> Option<Candidate> {
+    /// There may be something to do before anybody waits for room.
+    pub(super) fn look_for_early_work(&self) {
+        if self.background.compaction_bytes_per_second > 0 {
+            self.early.may_begin.set(true);
+            self.ring_compaction();
+        }
+    }
+
+    /// Has what nobody waits for make way; it goes on after a while.
+    pub(super) fn stop_early_compaction(&self) {
+        self.early.stops.set(true);
+        self.ring_compaction();
+    }
+
+    fn is_waited_for(&self) -> bool {
+        !self.room.borrow().is_empty()
+    }
+
+    /// The slab to be emptied now, if any.
+    fn next_victim(&self, state: &State<D::Extent>) -> Option<(Candidate, Urgency)> {
+        let is_waited_for = self.is_waited_for();
+        if !is_waited_for {
+            let rate = self.background.compaction_bytes_per_second;
+            if rate == 0 || self.closing.get() || !self.early.may_begin.get() {
+                return None;
+            }
+        }
+        let slab_blocks = self.layout.slab_blocks;
+        let room = Room {
+            free: self
+                .drive
+                .free_blocks()
+                .saturating_sub(recovery::reserve_blocks(&self.layout)),
+            used: state.slabs.len() as u64 * slab_blocks,
+            slab_blocks,
+        };
+        let next = urgency(room, is_waited_for)
+            .and_then(|urgency| Some((self.victim(state, urgency)?, urgency)));
+        // Looking at all slabs takes its time: not again before something has changed.
+        self.early.may_begin.set(next.is_some());
+        next
+    }
+
+    fn victim(&self, state: &State<D::Extent>, urgency: Urgency) -> Option<Candidate> {
         let stuck = self.stuck.borrow();
+        let is_stuck = |number| match stuck.get(number) {
+            Some(Stuck::Early) => urgency == Urgency::Early,
+            Some(Stuck::NoRoom | Stuck::Damaged) => true,
+            None => false,
+        };
         let candidates = state.slabs.iter().filter(|(number, slab)| {
-            slab.is_sealed && slab.pending == 0 && slab.live > 0 && !stuck.contains_key(number)
+            slab.is_sealed && slab.pending == 0 && slab.live > 0 && !is_stuck(number)
         });
         let slab_blocks = self.layout.slab_blocks;
         let candidates = candidates.map(|(number, slab)| Candidate {
@@ -113,7 +234,7 @@ impl<D: Drive> Log<D> {
             blobs: slab.blobs(),
             age: state.next_slab - number,
         });
-        let full_at = slab_blocks * FULL_EIGHTHS;
+        let full_at = slab_blocks * urgency.full_eighths();
         let candidates: Vec<_> = candidates
             .filter(|candidate| candidate.live * 8 <= full_at)
             .collect();
@@ -130,7 +251,7 @@ impl<D: Drive> Log<D> {
         choose(&candidates, slab_blocks, room)
     }
 
-    /// Empties slabs while somebody waits for room.
+    /// Empties slabs while somebody waits for room, or soon may.
     pub(super) async fn compact(&self) -> Result<(), StoreError> {
         loop {
             let next = std::future::poll_fn(|cx| {
@@ -139,18 +260,19 @@ impl<D: Drive> Log<D> {
                 }
                 let state = self.state.borrow();
                 if !self.holds_compaction.get()
-                    && !self.room.borrow().is_empty()
-                    && let Some(victim) = self.victim(&state)
+                    && let Some(victim) = self.next_victim(&state)
                 {
                     self.is_compacting.set(true);
+                    self.early.stops.set(false);
                     return Poll::Ready(Some(victim));
                 }
                 remember(&mut self.compaction_bell.borrow_mut(), cx.waker());
                 Poll::Pending
             });
-            let Some(victim) = next.await else {
+            let Some((victim, urgency)) = next.await else {
                 return self.check_running();
             };
+            self.emptying.set(Some(victim.number));
             let emptied = self.empty(victim.number).await.and_then(|()| {
                 // What is being deleted stays until that is written.
                 let state = self.state.borrow();
@@ -161,9 +283,14 @@ impl<D: Drive> Log<D> {
                 }
             });
             self.is_compacting.set(false);
-            if let Err(error) = emptied {
-                let why = match error {
-                    StoreError::Full => Stuck::NoRoom,
+            self.emptying.set(None);
+            let makes_way = emptied == Err(StoreError::Closing);
+            if let Err(error) = emptied
+                && !makes_way
+            {
+                let why = match (error.clone(), urgency) {
+                    (StoreError::Full | StoreError::LogEnds, Urgency::Now) => Stuck::NoRoom,
+                    (StoreError::Full | StoreError::LogEnds, Urgency::Early) => Stuck::Early,
                     _ => Stuck::Damaged,
                 };
                 if why == Stuck::Damaged {
@@ -174,18 +301,39 @@ impl<D: Drive> Log<D> {
             self.ring();
             self.ring_maintenance();
             self.tell_of_room();
+            if makes_way {
+                let until = self.clock.now() + EARLY_REST;
+                let is_over = || self.rests() || self.is_waited_for();
+                self.wait_until(until, &self.compaction_bell, is_over).await;
+            }
+        }
+    }
+
+    /// Waits until so many blocks may be moved, unless somebody waits for the room. An error where they may not.
+    async fn keep_move_pace(&self, blocks: u64) -> Result<(), StoreError> {
+        if self.is_waited_for() {
+            return Ok(());
+        }
+        let bytes = blocks * BLOCK_BYTES as u64;
+        let rate = self.background.compaction_bytes_per_second;
+        let begin = self.early.pace.plan(self.clock.now(), bytes, rate);
+        let is_over = || self.rests() || self.early.stops.get() || self.is_waited_for();
+        self.wait_until(begin, &self.compaction_bell, is_over).await;
+        match self.is_waited_for() {
+            true => Ok(()),
+            false if self.rests() || self.early.stops.get() => Err(StoreError::Closing),
+            false => {
+                self.early.blocks.set(self.early.blocks.get() + blocks);
+                Ok(())
+            }
         }
     }
 
     /// Moves every blob out of a slab.
     async fn empty(&self, number: u64) -> Result<(), StoreError> {
-        let slab = {
-            let state = self.state.borrow();
-            let slab = state.slabs.get(&number);
-            slab.map(|slab| (slab.realm, slab.extent.clone()))
-        };
-        let Some((realm, extent)) = slab else {
-            return Ok(());
+        let realm = match self.state.borrow().slabs.get(&number) {
+            Some(slab) => slab.realm,
+            None => return Ok(()),
         };
         self.move_on(realm, number);
         let records = self.live_records(number, Position(0)).await?;
@@ -195,7 +343,11 @@ impl<D: Drive> Log<D> {
             if moving.len() == MOVES_AT_ONCE {
                 settle(&mut moving).await?;
             }
-            match self.relocate(realm, &extent, &record).await {
+            if let Err(makes_way) = self.keep_move_pace(record.blocks()).await {
+                settle(&mut moving).await?;
+                return Err(makes_way);
+            }
+            match self.relocate(realm, &record).await {
                 Ok(moved) => moving.extend(moved),
                 // The others can go.
                 Err(error @ StoreError::Damaged { .. }) => worst = Err(error),
@@ -230,23 +382,29 @@ impl<D: Drive> Log<D> {
     async fn relocate(
         &self,
         realm: RealmId,
-        extent: &D::Extent,
         record: &Record,
     ) -> Result<Option<Moving>, StoreError> {
-        let fingerprint = {
+        let began = self.metrics.now();
+        // Its slab is held for this blob only, so that it can go when all others are deleted meanwhile.
+        let (fingerprint, extent) = {
             let state = self.state.borrow();
             let fingerprint = state.keys.fingerprint(realm, &record.key);
             if state.locate_quietly(fingerprint) != Some(record.location()) {
                 return Ok(None);
             }
-            fingerprint
+            let slab = state
+                .slabs
+                .get(&(record.position.0 / self.layout.slab_blocks));
+            let slab = slab.ok_or_else(|| self.not_in_slab())?;
+            (fingerprint, slab.extent.clone())
         };
         let slab_blocks = self.layout.slab_blocks;
         let blocks = record.blocks();
         let buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
         let at = record.position.0 % slab_blocks;
-        let (mut buf, read) = self.drive.read(extent, at, buf).await;
+        let (mut buf, read) = self.read_for(ReadFor::Move, &extent, at, buf).await;
         read?;
+        drop(extent);
         check_window(record, buf.as_ref())?;
         let taken = self.take_window(realm, blocks, Purpose::Compaction).await?;
         let window = Window::new(self, taken);
@@ -254,7 +412,10 @@ impl<D: Drive> Log<D> {
         debug_assert!(position > record.position, "blobs move to later positions");
         let checksum = move_window(record, buf.as_mut(), position);
         let at = position.0 % slab_blocks;
-        self.drive.write(&window.taken.extent, at, buf).await.1?;
+        let extent = &window.taken.extent;
+        let (_, written) = self.write_for(WrittenFor::Move, extent, at, buf).await;
+        written?;
+        self.metrics.stepped(Step::Move, began, true);
         self.check_running()?;
         let (send, heard) = answer();
         let moved = Record {
@@ -266,7 +427,7 @@ impl<D: Drive> Log<D> {
         let queued = Queued {
             answer: Some(send),
             blob: Some(fingerprint),
-            window: Some((position, blocks)),
+            window: Some((position, window.taken.counted)),
             ..Queued::silent(Entry::Move {
                 record: moved,
                 from,
@@ -329,6 +490,23 @@ mod tests {
             chosen(100, &[candidate(1, 30, 9), candidate(2, 20, 2)]),
             Some(1)
         );
+    }
+
+    #[test]
+    fn room_is_made_before_it_is_needed() {
+        let room = |free, used| Room {
+            free,
+            used,
+            slab_blocks: 100,
+        };
+        assert_eq!(urgency(room(1000, 1000), false), None);
+        assert_eq!(urgency(room(1000, 1000), true), Some(Urgency::Now));
+        // On a small drive some slabs are little, on a large one a share of it.
+        assert_eq!(urgency(room(400, 0), false), None);
+        assert_eq!(urgency(room(399, 0), false), Some(Urgency::Early));
+        assert_eq!(urgency(room(10_000, 150_000), false), None);
+        assert_eq!(urgency(room(9_999, 150_001), false), Some(Urgency::Early));
+        assert_eq!(urgency(room(0, 150_001), true), Some(Urgency::Now));
     }
 
     #[test]

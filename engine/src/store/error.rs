@@ -264,6 +264,18 @@ pub enum OpenError {
         /// What can be.
         rule: String,
     },
+    /// A drive without the room that a store needs at least.
+    #[error(
+        "the drive has room for {found} blocks of {BLOCK_BYTES} bytes, and a store with slabs of {slab_blocks} blocks needs {needed} beside its journals: use a larger drive, format it with smaller slabs or journals, or open it for fewer blobs"
+    )]
+    TooSmall {
+        /// Blocks of two slabs and of what is kept free for checkpoints.
+        needed: u64,
+        /// Blocks that the drive has for them.
+        found: u64,
+        /// Blocks of a slab.
+        slab_blocks: u64,
+    },
     /// What is on the drive is not what was written.
     #[error(
         "{extent}, block {block}, is damaged ({detail}): the store's other copies have to repair it"

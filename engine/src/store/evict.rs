@@ -67,6 +67,7 @@ impl<D: Drive> Log<D> {
     pub(super) async fn evict(&self, id: RealmId, blocks: u64) -> Result<u64, StoreError> {
         self.check_running()?;
         let mut gone = 0;
+        let mut evicted = 0;
         let mut answers = Vec::new();
         {
             let now = self.clock.now();
@@ -94,8 +95,10 @@ impl<D: Drive> Log<D> {
                 answers.push(heard);
                 gone += freed;
                 state.stat.blobs_evicted += 1;
+                evicted += 1;
             }
         }
+        self.metrics.evicted(id, evicted);
         self.ring();
         for heard in answers {
             heard.await.unwrap_or(Err(StoreError::Closing))?;

@@ -1,11 +1,11 @@
 //! Making a store on a drive.
 
-use super::checkpoint::Header;
+use super::checkpoint::{Header, checkpoint_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::{OpenError, check_sizes};
 use super::journal;
 use super::label::{FIRST_VERSION, Label};
-use super::recovery::{read_label, was_opened};
+use super::recovery::{check_room, read_label, reserve_for, was_opened};
 use super::types::{BLOCK_BYTES, StoreId};
 
 /// How a store is made.
@@ -50,6 +50,7 @@ pub async fn format<D: Drive>(
         // Left by a format that did not come to its end: the label is the last thing it writes.
         drive.delete(extent).await?;
     }
+    check_free(drive.free_blocks(), options)?;
     for number in [0, 1] {
         let name = ExtentName::Journal(number);
         let journal = drive.create(name, options.journal_blocks).await?;
@@ -77,6 +78,14 @@ pub async fn format<D: Drive>(
     drive.write(&extent, 0, buf).await.1?;
     drive.flush().await?;
     Ok(())
+}
+
+/// Whether so many free blocks are enough for a store of that kind with hardly any blobs.
+pub(super) fn check_free(free: u64, options: &FormatOptions) -> Result<(), OpenError> {
+    // The label and the first checkpoint.
+    let beside = 2 * options.journal_blocks + 1 + checkpoint_blocks(0);
+    let reserve = reserve_for(options.journal_blocks, 0);
+    check_room(free.saturating_sub(beside), options.slab_blocks, reserve)
 }
 
 async fn write_zeroes<D: Drive>(

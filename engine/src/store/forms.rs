@@ -6,6 +6,7 @@ use super::error::StoreError;
 use super::frame::Entry;
 use super::label::{FIRST_VERSION, Label, VERSION};
 use super::log::Log;
+use super::metrics::{Operation, Outcome};
 use super::state::Queued;
 use super::types::{BLOCK_BYTES, Form, Key, Location, RealmId};
 
@@ -48,6 +49,18 @@ impl<D: Drive> Log<D> {
 
     /// Takes away what is under a key, if it is of that form, or whatever it is.
     pub(super) async fn delete_form(
+        &self,
+        realm: RealmId,
+        key: Key,
+        wanted: Option<Form>,
+    ) -> Result<bool, StoreError> {
+        let observed = self.metrics.begin(Operation::Delete, realm);
+        let deleted = self.delete_it(realm, key, wanted).await;
+        observed.heard(&deleted, |there| (Outcome::there(*there), 0));
+        deleted
+    }
+
+    async fn delete_it(
         &self,
         realm: RealmId,
         key: Key,

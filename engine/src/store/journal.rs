@@ -17,6 +17,7 @@ use super::error::StoreError;
 use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
 use super::join::both;
 use super::log::{Log, Tail};
+use super::metrics::{Step, WrittenFor};
 use super::prints::PrintMap;
 use super::record::Record;
 use super::recovery;
@@ -61,9 +62,11 @@ impl<D: Drive> Log<D> {
             self.make_slabs(Purpose::Clients),
             self.make_slabs(Purpose::Compaction),
         );
-        let beside = both(both(self.maintain(), self.compact()), slabs);
+        let own = both(self.compact(), self.scrub_rounds());
+        let beside = both(both(self.maintain(), own), slabs);
         let journal = both(self.write_journal(), self.verify_index());
-        let ((journal, verified), ((maintenance, compaction), _)) = both(journal, beside).await;
+        let ((journal, verified), ((maintenance, (compaction, ())), _)) =
+            both(journal, beside).await;
         journal.and(verified).and(maintenance).and(compaction)?;
         *self.stopped.borrow_mut() = Some(StoreError::Closing);
         Ok(())
@@ -75,7 +78,12 @@ impl<D: Drive> Log<D> {
         loop {
             match self.next_batch().await? {
                 Next::Write(batch) => {
-                    if let Err(reason) = self.write_frame(&batch).await {
+                    let began = self.metrics.now();
+                    self.in_frame.set(batch.len() as u64);
+                    let written = self.write_frame(&batch).await;
+                    self.in_frame.set(0);
+                    self.metrics.stepped(Step::Frame, began, written.is_ok());
+                    if let Err(reason) = written {
                         return Err(self.stop(batch, reason));
                     }
                     self.apply(batch);
@@ -85,6 +93,7 @@ impl<D: Drive> Log<D> {
                     // Nothing may be begun any more that waits for this writer.
                     self.is_ending.set(true);
                     self.ring_compaction();
+                    self.ring_scrub();
                     self.slab_bells.iter().for_each(ring_bell);
                     self.tell_of_room();
                     self.abandon_all();
@@ -154,11 +163,13 @@ impl<D: Drive> Log<D> {
         let mut buf = self.drive.buffer(bytes.len())?;
         buf.as_mut().copy_from_slice(&bytes);
         // The blobs that the frame speaks of come first.
-        self.drive.flush().await?;
+        self.flush().await?;
         let journal = &self.layout.journals[(tail.epoch & 1) as usize];
-        let (_, written) = self.drive.write(journal, tail.block, buf).await;
+        let (_, written) = self
+            .write_for(WrittenFor::Journal, journal, tail.block, buf)
+            .await;
         written?;
-        self.drive.flush().await?;
+        self.flush().await?;
         self.tail.set(Tail {
             epoch: tail.epoch,
             sequence: tail.sequence + 1,
@@ -168,6 +179,13 @@ impl<D: Drive> Log<D> {
         state.stat.frames += 1;
         state.stat.entries += entries.len() as u64;
         Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), DriveError> {
+        let began = self.metrics.now();
+        let flushed = self.drive.flush().await;
+        self.metrics.stepped(Step::Flush, began, flushed.is_ok());
+        flushed
     }
 
     fn place(&self, tail: Tail) -> frame::Place {
@@ -278,6 +296,7 @@ impl<D: Drive> Log<D> {
         self.ring();
         self.ring_maintenance();
         self.ring_compaction();
+        self.ring_scrub();
         self.slab_bells.iter().for_each(ring_bell);
         reason
     }
@@ -309,7 +328,8 @@ impl<D: Drive> Log<D> {
                     // There is room again.
                     self.stuck
                         .borrow_mut()
-                        .retain(|_, why| *why != Stuck::NoRoom);
+                        .retain(|_, why| *why == Stuck::Damaged);
+                    self.look_for_early_work();
                     deleted
                 }
                 Chore::End => return Ok(()),
@@ -352,7 +372,8 @@ impl<D: Drive> Log<D> {
             self.is_deleting.set(true);
             return Rc::into_inner(extent).map(Chore::Delete);
         }
-        if self.journal_ended.get() {
+        let comes_back = self.scrubbing.is_reading.get() && !state.forgotten.is_empty();
+        if self.journal_ended.get() && !comes_back {
             return Some(Chore::End);
         }
         state.retire();
@@ -392,7 +413,8 @@ impl<D: Drive> Log<D> {
             directory::encode(owner, index, part, block);
         }
         let at = self.layout.slab_blocks - index - count;
-        self.drive.write(extent, at, buf).await.1?;
+        let (_, written) = self.write_for(WrittenFor::Directory, extent, at, buf).await;
+        written?;
         let mut state = self.state.borrow_mut();
         state.stat.directory_blocks += count;
         if let Some(slab) = state.slabs.get_mut(&owner.slab) {
@@ -402,7 +424,13 @@ impl<D: Drive> Log<D> {
     }
 
     async fn write_snapshot(&self, snapshot: Snapshot<D::Extent>) -> Result<(), DriveError> {
-        let extent = write_checkpoint(&self.drive, &snapshot.header, &snapshot.body).await?;
+        let began = self.metrics.now();
+        let written = write_checkpoint(&self.drive, &snapshot.header, &snapshot.body).await;
+        let blocks = checkpoint_blocks(snapshot.header.bytes);
+        self.metrics
+            .stepped(Step::Checkpoint, began, written.is_ok());
+        let extent = written?;
+        self.metrics.wrote(WrittenFor::Checkpoint, blocks);
         let before = self.checkpoint.replace(Some(extent));
         if let Some(before) = before {
             self.drive.delete(before).await?;

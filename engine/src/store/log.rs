@@ -17,14 +17,17 @@ use std::task::Waker;
 use oriel_dht::index::Fingerprint;
 
 use super::answer::{Answer, answer};
-use super::compaction::Stuck;
+use super::compaction::{Early, Stuck};
 use super::drive::Drive;
 use super::error::StoreError;
 use super::eviction::Policy;
 use super::frame::Entry;
+use super::metrics::{Metrics, Operation, Outcome};
+use super::pace::Background;
 use super::parts::slab_length_max;
-use super::record::{Record, Role, seal_window, window_blocks};
+use super::record::{Record, Role, seal_window, trailer_blocks, window_blocks};
 use super::recovery::OpenOptions;
+use super::scrub::Scrubbing;
 use super::stamp::Stamp;
 use super::state::{Purpose, Queued, State};
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
@@ -39,6 +42,16 @@ pub enum Put {
     Created,
     /// A blob of that key was there before; nothing was written.
     AlreadyThere,
+}
+
+impl Put {
+    /// How it is counted, with the blob's length.
+    pub(super) fn outcome(self, length: u64) -> (Outcome, u64) {
+        match self {
+            Self::Created => (Outcome::Done, length),
+            Self::AlreadyThere => (Outcome::Nothing, 0),
+        }
+    }
 }
 
 /// What a realm may do.
@@ -133,6 +146,8 @@ pub struct Log<D: Drive> {
     pub(super) drive: D,
     pub(super) layout: Layout<D::Extent>,
     pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) background: Background,
     /// The index is left for the next run.
     pub(super) keeps_index: bool,
     /// What ties it to the last checkpoint, once that was begun.
@@ -164,6 +179,14 @@ pub struct Log<D: Drive> {
     pub(super) is_compacting: Cell<bool>,
     /// No other slab is emptied for now: somebody counts on blobs to stay where they are.
     pub(super) holds_compaction: Cell<bool>,
+    /// Which.
+    pub(super) emptying: Cell<Option<u64>>,
+    /// Compaction ahead of time, and scrubs.
+    pub(super) early: Early,
+    pub(super) scrubbing: Scrubbing,
+    pub(super) scrub_bell: RefCell<Option<Waker>>,
+    /// Changes in the frame that is being written.
+    pub(super) in_frame: Cell<u64>,
     /// Slabs that could not be emptied.
     pub(super) stuck: RefCell<BTreeMap<u64, Stuck>>,
     /// Of a large blob something has gone, so the rest has to go.
@@ -184,6 +207,12 @@ impl<D: Drive> Log<D> {
             drive,
             layout,
             clock: options.clock.clone(),
+            metrics: Metrics::new(
+                options.clock.clone(),
+                options.observe,
+                state.realms.keys().copied(),
+            ),
+            background: options.background,
             keeps_index: options.keeps_index,
             last_stamp: Cell::new(None),
             is_trusted: Cell::new(state.keys.is_verified()),
@@ -204,6 +233,11 @@ impl<D: Drive> Log<D> {
             slab_bells: Default::default(),
             is_compacting: Cell::new(false),
             holds_compaction: Cell::new(false),
+            emptying: Cell::new(None),
+            early: Early::default(),
+            scrubbing: Scrubbing::default(),
+            scrub_bell: RefCell::new(None),
+            in_frame: Cell::new(0),
             stuck: RefCell::new(BTreeMap::new()),
             has_evicted_parts: Cell::new(false),
             room: RefCell::new(Vec::new()),
@@ -250,12 +284,14 @@ impl<D: Drive> Log<D> {
     /// Where a blob is. Right after the index was taken over from the last run, one that is there may be missed; a read
     /// finds it.
     pub fn locate(&self, realm: RealmId, key: &Key) -> Option<Location> {
+        let observed = self.metrics.begin(Operation::Locate, realm);
         let mut state = self.state.borrow_mut();
         let fingerprint = state.keys.fingerprint(realm, key);
         let location = state.locate(fingerprint);
         if location.is_some() {
             state.used(realm, fingerprint);
         }
+        observed.end(Outcome::there(location.is_some()), 0);
         location
     }
 
@@ -266,6 +302,7 @@ impl<D: Drive> Log<D> {
     /// When there are more.
     pub fn probe(&self, realm: RealmId, keys: &[Key]) -> u64 {
         assert!(keys.len() <= 64, "a probe is for up to 64 keys");
+        let observed = self.metrics.begin(Operation::Probe, realm);
         let state = self.state.borrow();
         let mut prints = [Fingerprint::from_bytes([0; 16]); 64];
         for (print, key) in prints.iter_mut().zip(keys) {
@@ -275,10 +312,12 @@ impl<D: Drive> Log<D> {
         let mut there = [false; 64];
         state.keys.probe(prints, &mut there[..prints.len()]);
         let bits = prints.iter().zip(there).enumerate();
-        bits.fold(0, |bits, (place, (print, there))| {
+        let bits = bits.fold(0, |bits, (place, (print, there))| {
             let dying = !state.dying.is_empty() && state.dying.contains(print);
             bits | u64::from(there && !dying) << place
-        })
+        });
+        observed.probed(keys.len() as u64, u64::from(u64::count_ones(bits)));
+        bits
     }
 
     /// Stores a blob. The first to finish under a key wins; the bytes of the others are not looked at.
@@ -290,10 +329,17 @@ impl<D: Drive> Log<D> {
         bytes: &[u8],
     ) -> Result<Put, StoreError> {
         let length = bytes.len() as u64;
-        self.check_put(realm, length)?;
-        let mut buf = self
-            .drive
-            .buffer(window_blocks(length) as usize * BLOCK_BYTES)?;
+        let buf = self.check_put(realm, length).and_then(|()| {
+            let window_bytes = window_blocks(length) as usize * BLOCK_BYTES;
+            self.drive.buffer(window_bytes).map_err(StoreError::from)
+        });
+        let mut buf = match buf {
+            Ok(buf) => buf,
+            Err(error) => {
+                self.metrics.begin(Operation::Put, realm).fail(&error);
+                return Err(error);
+            }
+        };
         buf.as_mut()[..bytes.len()].copy_from_slice(bytes);
         self.put_buf(realm, key, kind, buf, length).await.1
     }
@@ -320,8 +366,10 @@ impl<D: Drive> Log<D> {
         buf: D::Buf,
         length: u64,
     ) -> (D::Buf, Result<Put, StoreError>) {
+        let observed = self.metrics.begin(Operation::Put, realm);
         let mut slot = Some(buf);
         let result = self.put_slot(realm, what, &mut slot, length).await;
+        observed.heard(&result, |put| put.outcome(length));
         let buf = slot.expect("the buffer comes back");
         (buf, result)
     }
@@ -356,7 +404,9 @@ impl<D: Drive> Log<D> {
         let checksum = seal_window(buf.as_mut(), length, position);
         let block = position.0 % self.layout.slab_blocks;
         let given = slot.take().expect("the caller's buffer");
-        let (buf, written) = self.drive.write(&window.taken.extent, block, given).await;
+        let extent = &window.taken.extent;
+        let trailer = trailer_blocks(length);
+        let (buf, written) = self.write_data(extent, block, given, trailer).await;
         *slot = Some(buf);
         written?;
         let record = Record {
@@ -414,7 +464,7 @@ impl<D: Drive> Log<D> {
         let queued = Queued {
             entry: Entry::Put(record),
             answer: Some(send),
-            window: Some((window.taken.position, window.taken.blocks)),
+            window: Some((window.taken.position, window.taken.counted)),
             blob: Some(claim.fingerprint()),
         };
         self.check_running()?;
@@ -443,6 +493,8 @@ impl<D: Drive> Log<D> {
         self.closing.set(true);
         self.ring();
         self.ring_maintenance();
+        self.ring_compaction();
+        self.ring_scrub();
     }
 }
 

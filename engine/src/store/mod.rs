@@ -19,13 +19,16 @@ mod eviction;
 mod format;
 mod forms;
 mod frame;
+mod gauges;
 mod index_file;
 mod join;
 mod journal;
 mod keys;
 mod label;
 mod log;
+mod metrics;
 mod node;
+mod pace;
 mod parts;
 mod position;
 mod prints;
@@ -35,6 +38,7 @@ mod recovery;
 mod replay;
 mod reserve;
 mod scan;
+mod scrub;
 mod slab;
 mod spdk_drive;
 mod stamp;
@@ -53,11 +57,17 @@ pub use format::{FormatOptions, format};
 pub use index_file::{IndexError, IndexFile, index_in_file, index_in_memory};
 pub use keys::KeepError;
 pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
-pub use node::{
-    ChangeError, DriveLabel, DriveNumber, DriveStat, Keeper, LargePut, Loss, NodeDrive, NodeError,
-    NodeFormat, NodeOpenError, NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, Seat,
-    Sleep, Voters, format_node, open_node,
+pub use metrics::{
+    ErrorKind, Kind, Latencies, LogMetrics, METRICS, Metric, Observe, Operation, OperationMetrics,
+    Outcome, Queue, ReadFor, RealmMetrics, Sample, ScrubMetrics, SlabState, Step, StepMetrics,
+    Summary, Unit, Value, WrittenFor,
 };
+pub use node::{
+    ChangeError, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Keeper, LargePut, Loss,
+    NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
+    NodeRecovery, NodeStat, NodeStore, Seat, Sleep, Voters, format_node, open_node,
+};
+pub use pace::Background;
 pub use parts::Manifest;
 pub use position::Described;
 pub use record::{Record, Role, window_blocks};

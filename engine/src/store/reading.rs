@@ -9,6 +9,7 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::join::both;
 use super::log::Log;
+use super::metrics::{Operation, Outcome, ReadFor};
 use super::record::{Record, SMALL_BLOCKS, data_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
@@ -122,6 +123,22 @@ impl<D: Drive> Log<D> {
         offset: u64,
         bytes: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
+        let observed = self.metrics.begin(Operation::Get, realm);
+        let read = self.read_bytes(realm, key, offset, bytes).await;
+        observed.heard(&read, |read| {
+            let bytes = read.as_ref().map_or(0, |read| read.len() as u64);
+            (Outcome::there(read.is_some()), bytes)
+        });
+        read
+    }
+
+    async fn read_bytes(
+        &self,
+        realm: RealmId,
+        key: &Key,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         loop {
             let Some(found) = self.find_surely(realm, key, Wanted::Blob).await? else {
                 return Ok(None);
@@ -152,11 +169,17 @@ impl<D: Drive> Log<D> {
         offset: u64,
         buf: D::Buf,
     ) -> (D::Buf, Result<Option<u64>, StoreError>) {
-        self.read_window(realm, key, offset, Wanted::Blob, buf)
-            .await
+        let observed = self.metrics.begin(Operation::Get, realm);
+        let (buf, read) = self
+            .read_window(realm, key, offset, Wanted::Blob, buf)
+            .await;
+        observed.heard(&read, |read| {
+            (Outcome::there(read.is_some()), read.unwrap_or(0))
+        });
+        (buf, read)
     }
 
-    /// The same of what the key's window holds, which may be a manifest.
+    /// The same of what the key's window holds, which may be a manifest; for the store itself, and not counted.
     pub(super) async fn read_window(
         &self,
         realm: RealmId,
@@ -220,7 +243,7 @@ impl<D: Drive> Log<D> {
         let at = found.start + blocks.first;
         let all = data_blocks(found.location.length);
         if !found.verify {
-            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
+            let (buf, read) = self.read_for(ReadFor::Get, &found.extent, at, buf).await;
             return (buf, read.map(|()| Filled::Good).map_err(StoreError::from));
         }
         if all > SMALL_BLOCKS {
@@ -228,14 +251,16 @@ impl<D: Drive> Log<D> {
             return (buf, read.map(|()| Filled::Good));
         }
         if blocks.count == all {
-            let (buf, read) = self.drive.read(&found.extent, at, buf).await;
+            let (buf, read) = self.read_for(ReadFor::Get, &found.extent, at, buf).await;
             let checked = read.map_err(StoreError::from);
             let checked = checked.and_then(|()| self.check_read(key, found, buf.as_ref()));
             return (buf, checked);
         }
         let read = async {
             let whole = self.drive.buffer(all as usize * BLOCK_BYTES)?;
-            let (whole, read) = self.drive.read(&found.extent, found.start, whole).await;
+            let (whole, read) = self
+                .read_for(ReadFor::Get, &found.extent, found.start, whole)
+                .await;
             read?;
             let filled = self.check_read(key, found, whole.as_ref())?;
             Ok((whole, filled))
@@ -290,8 +315,8 @@ impl<D: Drive> Log<D> {
         let trailer_at = data_blocks(found.location.length) + of_first;
         let extent = &found.extent;
         let ((buf, read), (trailer, read_trailer)) = both(
-            self.drive.read(extent, found.start + first, buf),
-            self.drive.read(extent, found.start + trailer_at, trailer),
+            self.read_for(ReadFor::Get, extent, found.start + first, buf),
+            self.read_for(ReadFor::Get, extent, found.start + trailer_at, trailer),
         )
         .await;
         if let Err(error) = read.and(read_trailer) {

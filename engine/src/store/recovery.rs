@@ -21,6 +21,8 @@ use super::journal::{self, Last};
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
 use super::log::{Layout, Log, RealmOptions, Tail};
+use super::metrics::Observe;
+use super::pace::Background;
 use super::record::RECORD_BYTES;
 use super::replay::Replay;
 use super::scan::{read, read_checkpoint, restore_slabs};
@@ -43,6 +45,10 @@ pub struct OpenOptions {
     /// Whether the index's memory outlasts this program, as a file's does: closing then leaves what the next start needs to
     /// take the index over, which is 8 bytes for each blob in the last checkpoint.
     pub keeps_index: bool,
+    /// What is counted and timed.
+    pub observe: Observe,
+    /// What it does by itself, and how fast.
+    pub background: Background,
 }
 
 impl Default for OpenOptions {
@@ -54,6 +60,8 @@ impl Default for OpenOptions {
             realms: vec![RealmOptions::new(RealmId(0))],
             clock: Clock::monotonic(),
             keeps_index: false,
+            observe: Observe::default(),
+            background: Background::default(),
         }
     }
 }
@@ -88,11 +96,30 @@ pub struct Phases {
 
 /// Blocks that slabs leave free, for the checkpoint there is and the next one.
 pub(super) fn reserve_blocks<E>(layout: &Layout<E>) -> u64 {
+    reserve_for(layout.journal_blocks, layout.blobs_max)
+}
+
+/// The same, of a store with such journals that is opened for so many blobs.
+pub(super) fn reserve_for(journal_blocks: u64, blobs_max: u64) -> u64 {
     // Of each blob a bit; of those that were committed since a directory was last written, their records; and rows of the
     // slabs. A journal's frames have no more records than these bytes.
-    let records = layout.journal_blocks * BLOCK_BYTES as u64;
-    let open = layout.blobs_max.min(1 << 10) * RECORD_BYTES as u64;
-    2 * checkpoint_blocks(layout.blobs_max.div_ceil(8) + records + open)
+    let records = journal_blocks * BLOCK_BYTES as u64;
+    let open = blobs_max.min(1 << 10) * RECORD_BYTES as u64;
+    2 * checkpoint_blocks(blobs_max.div_ceil(8) + records + open)
+}
+
+/// Whether a drive has the room without which a store could not take a single blob: that of one slab, of the one that
+/// compaction needs to begin, and of what is kept free.
+pub(super) fn check_room(found: u64, slab_blocks: u64, reserve: u64) -> Result<(), OpenError> {
+    let needed = 2 * slab_blocks + reserve;
+    match found >= needed {
+        true => Ok(()),
+        false => Err(OpenError::TooSmall {
+            needed,
+            found,
+            slab_blocks,
+        }),
+    }
 }
 
 /// Whether a store was ever opened there: opening writes a checkpoint. A label that is not whole is otherwise that of a
@@ -299,6 +326,14 @@ pub async fn open<D: Drive>(
             ExtentName::Checkpoint(_) => leftovers.push(extent),
             _ => {}
         }
+    }
+    if state.slabs.is_empty() && recovery.slabs_dropped == 0 {
+        // What holds blobs is opened in any case, to be read.
+        check_room(
+            drive.free_blocks(),
+            layout.slab_blocks,
+            reserve_blocks(&layout) / 2,
+        )?;
     }
     let (epoch, sequence) = (tail.epoch + 1, tail.sequence);
     let snapshot = journal::snapshot(&mut state, &layout, epoch, sequence, Last::No);

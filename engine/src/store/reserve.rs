@@ -14,6 +14,7 @@ use oriel_ec::Crc32c;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::log::{Log, Put};
+use super::metrics::{Operation, Outcome, ReadFor, WrittenFor};
 use super::record::{Record, Role, data_blocks, trailer_blocks, window_blocks};
 use super::state::{Purpose, State};
 use super::trailer;
@@ -70,6 +71,13 @@ pub(super) struct Reservation<E> {
 impl<D: Drive> Log<D> {
     /// Hands out a window for a blob of up to so many bytes.
     pub async fn reserve(&self, realm: RealmId, length: u64) -> Result<Reserved, StoreError> {
+        let observed = self.metrics.begin(Operation::Reserve, realm);
+        let reserved = self.reserve_it(realm, length).await;
+        observed.heard(&reserved, |_| (Outcome::Done, 0));
+        reserved
+    }
+
+    async fn reserve_it(&self, realm: RealmId, length: u64) -> Result<Reserved, StoreError> {
         self.check_open()?;
         self.check_realm(realm)?;
         let max = self.length_max();
@@ -85,7 +93,7 @@ impl<D: Drive> Log<D> {
             .await?;
         // It may have taken a while.
         if let Err(error) = self.check_open() {
-            self.release_window(taken.position, taken.blocks);
+            self.release_window(taken.position, taken.counted);
             return Err(error);
         }
         let blocks = data_blocks(length);
@@ -115,6 +123,19 @@ impl<D: Drive> Log<D> {
         position: Position,
         buf: D::Buf,
     ) -> (D::Buf, Result<(), StoreError>) {
+        let observed = self.metrics.begin(Operation::Write, realm);
+        let bytes = buf.as_ref().len() as u64;
+        let (buf, written) = self.write_it(realm, position, buf).await;
+        observed.heard(&written, |()| (Outcome::Done, bytes));
+        (buf, written)
+    }
+
+    async fn write_it(
+        &self,
+        realm: RealmId,
+        position: Position,
+        buf: D::Buf,
+    ) -> (D::Buf, Result<(), StoreError>) {
         let bytes = buf.as_ref().len() as u64;
         if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return (buf, Err(StoreError::NotWholeBlocks { offset: 0, bytes }));
@@ -134,7 +155,7 @@ impl<D: Drive> Log<D> {
             count: count as usize,
         };
         let block = position.0 % self.layout.slab_blocks;
-        let (buf, written) = self.drive.write(&extent, block, buf).await;
+        let (buf, written) = self.write_data(&extent, block, buf, 0).await;
         let sums = written.is_ok().then_some(&sums[..]);
         guard.end(sums);
         (buf, written.map_err(StoreError::from))
@@ -179,6 +200,18 @@ impl<D: Drive> Log<D> {
         commit: &Commit,
         role: Role,
     ) -> Result<Put, StoreError> {
+        let observed = self.metrics.begin(Operation::Commit, realm);
+        let put = self.commit_it(realm, commit, role).await;
+        observed.heard(&put, |put| put.outcome(commit.length));
+        put
+    }
+
+    async fn commit_it(
+        &self,
+        realm: RealmId,
+        commit: &Commit,
+        role: Role,
+    ) -> Result<Put, StoreError> {
         self.check_open()?;
         self.expire();
         let Commit {
@@ -210,7 +243,9 @@ impl<D: Drive> Log<D> {
             let mut buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
             let checksum = trailer::encode(buf.as_mut(), position, sums.into_iter());
             let at = position.0 % self.layout.slab_blocks + data_blocks(length);
-            self.drive.write(&window.taken.extent, at, buf).await.1?;
+            let extent = &window.taken.extent;
+            let (_, written) = self.write_for(WrittenFor::Trailer, extent, at, buf).await;
+            written?;
             checksum
         };
         let record = Record {
@@ -324,7 +359,9 @@ impl<D: Drive> Log<D> {
         while block < data_blocks(length) {
             let count = (data_blocks(length) - block).min(CHECK_STEP_BLOCKS);
             let buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
-            let (buf, read) = self.drive.read(extent, start + block, buf).await;
+            let (buf, read) = self
+                .read_for(ReadFor::Commit, extent, start + block, buf)
+                .await;
             read?;
             let left = length - block * BLOCK_BYTES as u64;
             let bytes = left.min(buf.as_ref().len() as u64) as usize;
@@ -384,9 +421,9 @@ impl<D: Drive> Log<D> {
 fn give_up<E>(state: &mut State<E>, position: u64, slab_blocks: u64) {
     if let Some(reservation) = state.reservations.remove(&position) {
         let Taken {
-            position, blocks, ..
+            position, counted, ..
         } = reservation.taken;
-        state.release_window(position, blocks, slab_blocks);
+        state.release_window(position, counted, slab_blocks);
     }
 }
 

@@ -34,7 +34,8 @@ use oriel_spdk::blob::{
 };
 
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
-use super::format::FormatOptions;
+use super::error::check_sizes;
+use super::format::{FormatOptions, check_free};
 use super::node::NodeDrive;
 use super::types::BLOCK_BYTES;
 use buffer::IdleBuffers;
@@ -133,6 +134,9 @@ impl SpdkDrive {
         let watch = Rc::<Watch>::default();
         let own = BdevDesc::open(device, Access::ReadWrite, watch.handler())?;
         let bytes = own.block_count() * u64::from(own.block_size());
+        // Before anything that is on it is lost.
+        check_sizes(options.slab_blocks, options.journal_blocks)?;
+        check_free(bytes / BLOCK_BYTES as u64, options)?;
         let init = InitOptions {
             cluster_bytes: cluster_bytes(bytes, options.slab_blocks),
             ..InitOptions::new(STORE_TYPE)

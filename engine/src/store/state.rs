@@ -93,6 +93,11 @@ impl Realm {
         self.lanes[purpose as usize].open
     }
 
+    /// How many wait for a slab of that purpose.
+    pub(super) fn waiting(&self, purpose: Purpose) -> usize {
+        self.lanes[purpose as usize].opening.len()
+    }
+
     pub(super) fn lane(&mut self, purpose: Purpose) -> &mut Lane {
         &mut self.lanes[purpose as usize]
     }

@@ -29,7 +29,8 @@ enum Next {
 /// A run of blocks in a slab, to be written.
 pub(super) struct Taken<E> {
     pub(super) position: Position,
-    pub(super) blocks: u64,
+    /// Blocks by which the realm's use went up.
+    pub(super) counted: u64,
     pub(super) extent: Rc<E>,
 }
 
@@ -129,13 +130,18 @@ impl<D: Drive> Log<D> {
                         } = *open;
                         open.next_block += blocks;
                         open.windows += 1;
-                        realm.used_blocks += blocks;
+                        // Those of a move come for as many that go.
+                        let counted = match purpose {
+                            Purpose::Clients => blocks,
+                            Purpose::Compaction => 0,
+                        };
+                        realm.used_blocks += counted;
                         let slab = state.slabs.get_mut(&number);
                         let slab = slab.expect("an open slab is there");
                         slab.pending += 1;
                         return Ok(Taken {
                             position: Position(number * slab_blocks + next_block),
-                            blocks,
+                            counted,
                             extent: slab.extent.clone(),
                         });
                     }
@@ -250,6 +256,8 @@ impl<D: Drive> Log<D> {
             state.changed.insert(before.number);
         }
         self.ring_maintenance();
+        self.ring_scrub();
+        self.look_for_early_work();
         Ok(())
     }
 
@@ -286,7 +294,8 @@ impl<D: Drive> Log<D> {
                     || self.is_deleting.get()
                     || self.is_checkpointing.get()
                     || !state.retired.is_empty()
-                    || !state.forgotten.iter().all(is_read);
+                    || !state.forgotten.iter().all(is_read)
+                    || (self.scrubbing.is_reading.get() && !state.forgotten.is_empty());
                 let cache = self.fullest_cache(&state);
                 let compacts = || purpose == Purpose::Clients && self.wants_compaction(&state);
                 if comes_back || compacts() {
@@ -369,7 +378,7 @@ impl<D: Drive> Drop for Window<'_, D> {
     fn drop(&mut self) {
         if !self.is_handed_over {
             self.log
-                .release_window(self.taken.position, self.taken.blocks);
+                .release_window(self.taken.position, self.taken.counted);
         }
     }
 }

@@ -184,6 +184,7 @@ impl Simulation {
                 blobs_max: BLOBS_MAX,
                 realms: vec![self.realm()],
                 clock: self.world.clock(),
+                background: self.plan.background,
                 ..OpenOptions::default()
             },
             gone: Vec::new(),

@@ -1,6 +1,10 @@
 //! What one seed makes of a simulation.
 
-use oriel_engine::store::{BLOCK_BYTES, FormatOptions, Key, KeyKind, NodeFormat, Policy};
+use std::time::Duration;
+
+use oriel_engine::store::{
+    BLOCK_BYTES, Background, FormatOptions, Key, KeyKind, NodeFormat, Policy,
+};
 
 use super::oracle::Value;
 use crate::store_sim::faults::Faults;
@@ -33,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) large: u64,
     /// Blobs make room for others.
     pub(crate) cache: Option<Policy>,
+    /// What each drive does by itself.
+    pub(crate) background: Background,
 }
 
 impl Plan {
@@ -75,6 +81,11 @@ impl Plan {
             move_bytes_per_second: rng.one_of(&[1 << 20, 1 << 30, 1 << 40]),
             large: rng.one_of(&[0, 0, 300, 800]),
             cache: rng.one_of(&[None, None, None, Some(Policy::Lru), Some(Policy::S3Fifo)]),
+            background: Background {
+                compaction_bytes_per_second: rng.one_of(&[0, 1 << 30]),
+                scrub_bytes_per_second: rng.one_of(&[0, 1 << 30]),
+                scrub_round: Duration::from_secs(rng.one_of(&[1, 1000])),
+            },
         }
     }
 

@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use oriel_dht::region::{History, Section};
 use oriel_engine::clock::Clock;
 use oriel_engine::store::{
-    Commit, FormatOptions, Key, KeyKind, Log, LogStat, OpenError, OpenOptions, Position, Put,
-    RealmId, RealmOptions, Recovery, Reserved, StoreError, StoreId, index_in_memory,
+    Background, Commit, FormatOptions, Key, KeyKind, Log, LogMetrics, LogStat, Observe, OpenError,
+    OpenOptions, Position, Put, RealmId, RealmOptions, Recovery, Reserved, StoreError, StoreId,
+    index_in_memory,
 };
 
 use super::drive::SimDrive;
@@ -106,6 +107,7 @@ impl Shape {
         drive: SimDrive,
         clock: Clock,
         realms: &[RealmOptions],
+        background: Background,
         index: Option<(Lease, History)>,
     ) -> Result<(Store, Recovery), OpenError> {
         let options = OpenOptions {
@@ -114,6 +116,8 @@ impl Shape {
             realms: realms.to_vec(),
             clock,
             keeps_index: index.is_some(),
+            observe: Observe::OneIn(2),
+            background,
         };
         let lease = match index {
             Some((lease, history)) => lease.handed_on(history),
@@ -218,6 +222,10 @@ impl Store {
 
     pub(crate) fn length_max(&self) -> u64 {
         self.log.length_max()
+    }
+
+    pub(crate) fn metrics(&self) -> LogMetrics {
+        self.log.metrics()
     }
 
     pub(crate) fn stat(&self) -> LogStat {

@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::task::Poll;
 
 use oriel_engine::limits::RESERVATION_TIME;
-use oriel_engine::store::{BLOCK_BYTES, Commit, ExtentName, KeyKind, Position, Put, StoreError};
+use oriel_engine::store::{
+    BLOCK_BYTES, Commit, ExtentName, KeyKind, Operation, Position, Put, StoreError,
+};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -80,7 +82,9 @@ impl Simulation {
         let (key, kind) = self.blobs.key(number);
         let realm = self.blobs.realm(number).id;
         let id = self.begin(store, drive, number, Op::Put(value));
-        let put = store.log.put(realm, key, kind, &bytes).await;
+        let put = self
+            .tallied(Operation::Put, store.log.put(realm, key, kind, &bytes))
+            .await;
         self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &put {
@@ -110,7 +114,10 @@ impl Simulation {
         let length = bytes.len() as u64;
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
         let realm = self.blobs.realm(number).id;
-        let reserved = match store.log.reserve(realm, length).await {
+        let reserved = match self
+            .tallied(Operation::Reserve, store.log.reserve(realm, length))
+            .await
+        {
             Ok(reserved) => reserved,
             Err(error) => {
                 let explained = self.is_uncertain(&error, store, drive, number).map(|_| ());
@@ -127,7 +134,11 @@ impl Simulation {
             let count = self.random(|rng| rng.between(1, left)) as usize;
             let part = &bytes[block * BLOCK_BYTES..(block + count) * BLOCK_BYTES];
             let at = Position(reserved.position.0 + block as u64);
-            if let Err(error) = store.log.write(realm, at, part.to_vec()).await.1 {
+            if let Err(error) = self
+                .tallied(Operation::Write, store.log.write(realm, at, part.to_vec()))
+                .await
+                .1
+            {
                 let explained = match is_gone(&error) {
                     true => Ok(()),
                     false => self.is_uncertain(&error, store, drive, number).map(|_| ()),
@@ -157,7 +168,9 @@ impl Simulation {
         };
         let was_late = has_passed();
         let id = self.begin(store, drive, number, Op::Put(value));
-        let put = store.log.commit(realm, &commit).await;
+        let put = self
+            .tallied(Operation::Commit, store.log.commit(realm, &commit))
+            .await;
         self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &put {
@@ -185,7 +198,12 @@ impl Simulation {
     pub(super) async fn delete(&self, store: &Store, drive: &SimDrive, number: usize) {
         let realm = self.blobs.realm(number).id;
         let id = self.begin(store, drive, number, Op::Delete);
-        let deleted = store.log.delete(realm, self.blobs.key(number).0).await;
+        let deleted = self
+            .tallied(
+                Operation::Delete,
+                store.log.delete(realm, self.blobs.key(number).0),
+            )
+            .await;
         self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &deleted {
@@ -214,7 +232,9 @@ impl Simulation {
         let realm = self.blobs.realm(number).id;
         let key = self.blobs.key(number).0;
         let id = self.begin(store, drive, number, Op::Read);
-        let read = store.log.read(realm, &key, offset, count).await;
+        let read = self
+            .tallied(Operation::Get, store.log.read(realm, &key, offset, count))
+            .await;
         self.sync(store, drive);
         let mut oracle = self.oracle.borrow_mut();
         let explained = match &read {

@@ -11,12 +11,12 @@
 //!   written to its end. The operations in it are lost without a word; wrong bytes are not given out for that.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use oriel_dht::region::History;
 use oriel_engine::clock::Clock;
-use oriel_engine::store::{ExtentName, Key, OpenError, RealmId, StoreError};
+use oriel_engine::store::{ExtentName, Key, OpenError, Operation, RealmId, StoreError};
 
 use super::api::{Lease, Store};
 use super::drive::SimDrive;
@@ -47,6 +47,12 @@ pub(crate) struct Report {
     pub(crate) quarantined: u64,
     /// Indexes taken over from the life before.
     pub(crate) adopted: u64,
+    /// Blocks moved before anybody waited for room.
+    pub(crate) early: u64,
+    /// Rounds of scrubbing, blobs that they read, and damage that they found.
+    pub(crate) rounds: u64,
+    pub(crate) scrubbed_itself: u64,
+    pub(crate) found_itself: u64,
     pub(crate) calls: u64,
 }
 
@@ -67,6 +73,10 @@ impl Report {
         self.scrubbed += other.scrubbed;
         self.quarantined += other.quarantined;
         self.adopted += other.adopted;
+        self.early += other.early;
+        self.rounds += other.rounds;
+        self.scrubbed_itself += other.scrubbed_itself;
+        self.found_itself += other.found_itself;
         self.calls += other.calls;
     }
 }
@@ -83,6 +93,8 @@ pub(crate) struct Simulation {
     pub(super) closing: Cell<bool>,
     /// Blobs that the store says it has evicted in this life.
     pub(super) evicted: Cell<u64>,
+    /// Operations that were asked of the store in this life, and those of them that it has answered.
+    pub(super) tallies: RefCell<BTreeMap<Operation, (u64, u64)>>,
     /// Scrubs under way.
     pub(super) scrubs: Cell<u64>,
     /// Keys whose blobs were found damaged in this life.
@@ -124,6 +136,7 @@ impl Simulation {
             wrong: RefCell::new(None),
             closing: Cell::new(false),
             evicted: Cell::new(0),
+            tallies: RefCell::default(),
             scrubs: Cell::new(0),
             quarantined: RefCell::default(),
             index: RefCell::new(None),
@@ -191,10 +204,10 @@ impl Simulation {
     fn look(&self, drive: SimDrive) -> Result<(), String> {
         self.note(|report| report.images += 1);
         let realms = &self.plan.realms;
-        let open = self
-            .plan
-            .shape
-            .open_with(drive, Clock::manual(), realms, None);
+        let open =
+            self.plan
+                .shape
+                .open_with(drive, Clock::manual(), realms, self.plan.background, None);
         let (store, _) = run_one(open)
             .ok_or("opening does not end")?
             .map_err(|error| error.to_string())?;
@@ -218,6 +231,7 @@ impl Simulation {
         for realm in self.plan.realms.iter().map(|realm| realm.id) {
             self.look_at_realm(&store, realm)?;
         }
+        self.audit_blocks(&store)?;
         match store.stat().blobs {
             blobs if blobs == there => Ok(()),
             blobs => Err(format!("{blobs} blobs, and {there} of them are known")),
@@ -254,9 +268,11 @@ impl Simulation {
         let index = self.index.take();
         let fresh = || (Lease::new(shape.blobs_max), History::Fresh);
         let index = index.or_else(|| self.plan.keeps_index.then(fresh));
-        let open = shape.open_with(drive.clone(), self.world.clock(), realms, index);
+        let (clock, background) = (self.world.clock(), self.plan.background);
+        let open = shape.open_with(drive.clone(), clock, realms, background, index);
         self.evicted.set(0);
         self.scrubs.set(0);
+        self.tallies.borrow_mut().clear();
         self.quarantined.borrow_mut().clear();
         let undetectable = drive.end_of_journal_is_harmed();
         let Some(opened) = run_one_in(Some(&self.world), open) else {
@@ -341,6 +357,7 @@ impl Simulation {
         let ended = run_in(Some(&self.world), &mut tasks);
         drop(tasks);
         self.sync(&store, drive);
+        self.audit(&store)?;
         if let Some(wrong) = self.wrong.take() {
             return Err(wrong);
         }

@@ -10,6 +10,7 @@
 //!  oracle.rs   what must be there
 //!  plan.rs     what a seed decides                       life.rs    a store in use, from crash to crash
 //!  client.rs   what its users do                         others.rs  and what else
+//!  audit.rs    what it counts
 //! ```
 #![allow(
     dead_code,
@@ -17,6 +18,7 @@
 )]
 
 pub(crate) mod api;
+pub(crate) mod audit;
 pub(crate) mod calls;
 pub(crate) mod client;
 pub(crate) mod drive;

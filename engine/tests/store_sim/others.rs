@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oriel_engine::limits::{PIN_TIME_MAX, PINNED_PART};
-use oriel_engine::store::{Key, Position, StoreError};
+use oriel_engine::store::{Key, Operation, Position, StoreError};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -44,10 +44,7 @@ impl Simulation {
                 .ok_or("with room for everything".into());
             self.check(wrong, || format!("{} blobs evicted", evicted - before));
         }
-        // Compaction takes windows before it gives others up, and does so only when there is no room.
-        if !is_low {
-            self.check(self.quotas(store), || "quotas".into());
-        }
+        self.check(self.quotas(store), || "quotas".into());
     }
 
     pub(super) fn quotas(&self, store: &Store) -> Result<(), String> {
@@ -151,7 +148,9 @@ impl Simulation {
             match same {
                 Some(other) => self.read(store, drive, other, 0, u64::MAX).await,
                 None => {
-                    let read = store.log.read(realm.id, &key, 0, u64::MAX).await;
+                    let read = self
+                        .tallied(Operation::Get, store.log.read(realm.id, &key, 0, u64::MAX))
+                        .await;
                     let nothing = read == Ok(None) || drive.is_removed();
                     let wrong = nothing.then_some(()).ok_or("it is of another realm".into());
                     self.check(wrong, || {
@@ -219,7 +218,10 @@ impl Simulation {
     }
 
     pub(super) fn may_be_quarantined(&self, number: usize) -> bool {
-        self.scrubs.get() > 0 || self.quarantined.borrow().contains(&number)
+        let scrubs_itself = self.plan.background.scrub_bytes_per_second > 0;
+        self.scrubs.get() > 0
+            || (scrubs_itself && self.plan.faults.corrupt())
+            || self.quarantined.borrow().contains(&number)
     }
 
     fn number_of(&self, damage: &oriel_engine::store::Damage) -> Option<usize> {
@@ -306,7 +308,12 @@ impl Simulation {
         if self.scrubs.get() > 0 || !is_there() {
             return;
         }
-        let read = store.log.read(damage.realm, &damage.key, 0, u64::MAX).await;
+        let read = self
+            .tallied(
+                Operation::Get,
+                store.log.read(damage.realm, &damage.key, 0, u64::MAX),
+            )
+            .await;
         let refused = matches!(read, Err(StoreError::Quarantined { .. }));
         let wrong = refused || drive.is_removed();
         let wrong = wrong.then_some(()).ok_or("it was found damaged".into());

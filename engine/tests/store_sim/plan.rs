@@ -1,8 +1,9 @@
 //! What one seed makes of a simulation.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
-use oriel_engine::store::{BLOCK_BYTES, Key, KeyKind, Policy, RealmId, RealmOptions};
+use oriel_engine::store::{BLOCK_BYTES, Background, Key, KeyKind, Policy, RealmId, RealmOptions};
 
 use super::api::Shape;
 use super::faults::Faults;
@@ -40,6 +41,8 @@ pub(crate) struct Plan {
     /// In a thousand: puts and deletes, the rest are reads.
     pub(crate) puts: u64,
     pub(crate) deletes: u64,
+    /// What the store does by itself.
+    pub(crate) background: Background,
 }
 
 impl Plan {
@@ -95,6 +98,11 @@ impl Plan {
             removal: rng.in_thousand(50).then(|| rng.below(lives)),
             puts: rng.between(300, 700),
             deletes: rng.between(50, 250),
+            background: Background {
+                compaction_bytes_per_second: rng.one_of(&[0, 1 << 20, 1 << 30]),
+                scrub_bytes_per_second: rng.one_of(&[0, 1 << 20, 1 << 30]),
+                scrub_round: Duration::from_secs(rng.one_of(&[0, 10, 1000])),
+            },
         }
     }
 }

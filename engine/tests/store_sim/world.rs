@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oriel_engine::clock::Clock;
+use oriel_engine::clock::{Clock, Moment};
 
 /// SplitMix64.
 #[derive(Clone)]
@@ -43,6 +43,9 @@ impl Rng {
     }
 }
 
+/// More of them than anybody needs who has something to do.
+const WOKEN_IN_VAIN_MAX: u32 = 200;
+
 struct State {
     now_nanos: u64,
     clock: Clock,
@@ -50,6 +53,8 @@ struct State {
     /// By time, then by the order in which they were asked for.
     events: BTreeMap<(u64, u64), Box<dyn FnOnce()>>,
     asked: u64,
+    /// Times in a row that a sleeper of the clock was woken, with nothing else to happen.
+    woken_in_vain: u32,
 }
 
 /// A clock that goes as fast as there is nothing to do, and what is to happen by it. Clones are the same one.
@@ -64,6 +69,7 @@ impl World {
             rng: Rng::new(seed),
             events: BTreeMap::new(),
             asked: 0,
+            woken_in_vain: 0,
         })))
     }
 
@@ -108,8 +114,31 @@ impl World {
         .await;
     }
 
-    /// Turns the clock to the next event and lets it happen; `false` if there is none.
+    /// Turns the clock to the next event, or to the time until which somebody sleeps by it, and lets that happen; `false`
+    /// if there is neither.
     pub(crate) fn step(&self) -> bool {
+        let sleeper = self.clock().earliest_sleeper();
+        let event = self.0.borrow().events.keys().next().map(|(at, _)| *at);
+        // Whoever does nothing but wake up and sleep again waits for something that does not come.
+        if event.is_some() {
+            self.0.borrow_mut().woken_in_vain = 0;
+        } else if self.0.borrow().woken_in_vain >= WOKEN_IN_VAIN_MAX {
+            return false;
+        }
+        if let Some(sleeper) = sleeper
+            && let at = sleeper.since(Moment::START).as_nanos() as u64
+            && event.is_none_or(|event| at < event)
+        {
+            let clock = {
+                let mut state = self.0.borrow_mut();
+                let by = Duration::from_nanos(at - state.now_nanos);
+                state.now_nanos = at;
+                state.woken_in_vain += 1;
+                (state.clock.clone(), by)
+            };
+            clock.0.advance(clock.1);
+            return true;
+        }
         let event = {
             let mut state = self.0.borrow_mut();
             let Some(((at, _), event)) = state.events.pop_first() else {

@@ -432,7 +432,7 @@ impl<D: NodeDrive> Lane<D> {
         let log = self.live()?;
         log.check_realm(realm).map_err(Refused::Error)?;
         log.trusted().await.map_err(|error| self.refused(error))?;
-        Ok(log.probe(realm, &[key]) != 0)
+        Ok(log.peek(realm, &key).is_some())
     }
 
     /// Bits of the keys that are there, which none of them is used by.

@@ -86,6 +86,7 @@ impl<D: NodeDrive> Lane<D> {
             return false;
         };
         if holds && log.is_compacting.get() {
+            log.stop_early_compaction();
             return false;
         }
         log.holds_compaction.set(holds);

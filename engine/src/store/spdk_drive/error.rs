@@ -4,6 +4,7 @@ use oriel_spdk::bdev;
 use oriel_spdk::blob::{InitError, LoadError, StoreType};
 
 use super::STORE_TYPE;
+use crate::store::error::OpenError;
 
 /// Why a drive was not formatted or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum SpdkDriveError {
         /// The device.
         device: String,
     },
+    /// No store of that kind fits it.
+    #[error(transparent)]
+    Sizes(#[from] OpenError),
     /// The device cannot be opened.
     #[error(transparent)]
     Open(#[from] bdev::OpenError),

@@ -1,0 +1,352 @@
+//! Reading every blob now and then to see whether it is still what was written, without being asked.
+//!
+//! ```text
+//!  round:  slab s, s + 1, ... to the last one, then from the first one to s ──► as often as it is time for one
+//!  step:   wait for the pace ──► is the blob still there? ──► read up to a MiB of it, and check
+//! ```
+//!
+//! What is damaged goes into quarantine, and comes out of it when it is found whole. While transfers are under way that
+//! others wait for, the pace is a quarter of what it may be. Nothing of a slab is held while it waits, so space comes back
+//! as if nobody looked.
+//!
+//! Where it was is not kept over a restart. It begins at another slab each time, so that a store that is restarted often is
+//! read as a whole, too.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::hash::Hasher;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
+
+use super::drive::{Drive, DriveError};
+use super::error::StoreError;
+use super::journal::{remember, ring_bell};
+use super::log::Log;
+use super::metrics::{ReadFor, ScrubMetrics, Step};
+use super::pace::{Background, Pace};
+use super::reading::{Blocks, check_large, check_window};
+use super::record::{Record, data_blocks, trailer_blocks};
+use super::trailer::TRAILER_CHECKSUMS;
+use super::types::{BLOCK_BYTES, Position, RealmId};
+use crate::clock::Moment;
+use crate::limits::{CHECK_STEP_BLOCKS, SCRUB_BUSY_PART};
+
+/// How far it is.
+#[derive(Default)]
+pub(super) struct Scrubbing {
+    pub(super) pace: Pace,
+    is_under_way: Cell<bool>,
+    rounds: Cell<u64>,
+    slabs: Cell<u64>,
+    slabs_done: Cell<u64>,
+    blobs: Cell<u64>,
+    damaged: Cell<u64>,
+    unreadable: Cell<u64>,
+    last: Cell<Option<(Moment, Duration)>>,
+    /// A blob is being read, and its slab with it not given back.
+    pub(super) is_reading: Cell<bool>,
+}
+
+fn add_one(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+/// How a blob was found.
+enum Found {
+    Whole,
+    Damaged(StoreError),
+    Unreadable(StoreError),
+    /// It was moved or deleted before that was known.
+    Gone,
+}
+
+impl<D: Drive> Log<D> {
+    pub(super) fn scrub_metrics(&self) -> ScrubMetrics {
+        let of = &self.scrubbing;
+        let last = of.last.get();
+        ScrubMetrics {
+            rounds: of.rounds.get(),
+            is_under_way: of.is_under_way.get(),
+            slabs_done: of.slabs_done.get(),
+            slabs: of.slabs.get(),
+            blobs: of.blobs.get(),
+            damaged_blobs: of.damaged.get(),
+            unreadable: of.unreadable.get(),
+            last_round_ago: last.map(|(ended, _)| self.clock.now() - ended),
+            last_round_took: last.map(|(_, took)| took),
+        }
+    }
+
+    /// Round after round, for as long as the journal is written.
+    pub(super) async fn scrub_rounds(&self) {
+        let Background {
+            scrub_bytes_per_second,
+            scrub_round,
+            ..
+        } = self.background;
+        if scrub_bytes_per_second == 0 || self.trusted().await.is_err() {
+            return;
+        }
+        loop {
+            // Without slabs there is nothing to do, and no time at which there is.
+            poll_fn(|cx| {
+                if self.rests() || !self.state.borrow().slabs.is_empty() {
+                    return Poll::Ready(());
+                }
+                remember(&mut self.scrub_bell.borrow_mut(), cx.waker());
+                Poll::Pending
+            })
+            .await;
+            let began = self.clock.now();
+            self.scrubbing.is_under_way.set(true);
+            self.scrub_round().await;
+            self.scrubbing.is_under_way.set(false);
+            if self.rests() {
+                return;
+            }
+            let ended = self.clock.now();
+            self.scrubbing.last.set(Some((ended, ended - began)));
+            add_one(&self.scrubbing.rounds);
+            // However short a round is to be, an hour has no more of them than it has of these.
+            let next = (began + scrub_round).max(ended + ROUNDS_APART);
+            self.wait_until(next, &self.scrub_bell, || self.rests())
+                .await;
+            if self.rests() {
+                return;
+            }
+        }
+    }
+
+    /// Another slab after each start.
+    fn first_slab(&self) -> u64 {
+        let mut hasher = SipHasher13::new();
+        hasher.write(&self.layout.store.0);
+        hasher.write_u64(self.tail.get().epoch);
+        let state = self.state.borrow();
+        let count = state.slabs.len().max(1) as u64;
+        let mut numbers = state.slabs.keys();
+        let chosen = numbers.nth((hasher.finish() % count) as usize);
+        chosen.copied().unwrap_or(0)
+    }
+
+    async fn scrub_round(&self) {
+        let first = match self.scrubbing.rounds.get() {
+            0 => self.first_slab(),
+            _ => 0,
+        };
+        // Those that are made while it goes on have just been written.
+        let numbers: Vec<u64> = {
+            let state = self.state.borrow();
+            let slabs = state.slabs.range(first..).chain(state.slabs.range(..first));
+            slabs.map(|(number, _)| *number).collect()
+        };
+        self.scrubbing.slabs.set(numbers.len() as u64);
+        self.scrubbing.slabs_done.set(0);
+        for number in numbers {
+            self.scrub_slab(number).await;
+            if self.rests() {
+                return;
+            }
+            add_one(&self.scrubbing.slabs_done);
+        }
+    }
+
+    async fn scrub_slab(&self, number: u64) {
+        // The list of its blobs is read for it, too.
+        self.keep_scrub_pace(CHECK_STEP_BLOCKS).await;
+        if self.rests() {
+            return;
+        }
+        self.scrubbing.is_reading.set(true);
+        let records = self.live_records(number, Position(0)).await;
+        self.stop_reading();
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => {
+                add_one(&self.scrubbing.unreadable);
+                tracing::error!(slab = number, %error, "a slab cannot be looked at");
+                return;
+            }
+        };
+        let realm = match self.state.borrow().slabs.get(&number) {
+            Some(slab) => slab.realm,
+            None => return,
+        };
+        for record in records {
+            let began = self.clock.now();
+            let found = self.scrub_blob(realm, &record).await;
+            if self.rests() {
+                return;
+            }
+            self.note(realm, &record, found, began);
+        }
+    }
+
+    fn note(&self, realm: RealmId, record: &Record, found: Found, began: Moment) {
+        let position = record.position;
+        let key = record.key;
+        let is_whole = matches!(found, Found::Whole);
+        match found {
+            Found::Gone => return,
+            Found::Whole => {
+                self.state.borrow_mut().quarantine.remove(&position);
+            }
+            Found::Damaged(error) => {
+                tracing::error!(%realm, %key, %error, "a blob is damaged");
+                self.state.borrow_mut().quarantine.insert(position);
+                add_one(&self.scrubbing.damaged);
+            }
+            Found::Unreadable(error) => {
+                tracing::error!(%realm, %key, %error, "a blob cannot be read");
+                add_one(&self.scrubbing.unreadable);
+            }
+        }
+        add_one(&self.scrubbing.blobs);
+        self.metrics.stepped(Step::Scrub, began, is_whole);
+    }
+
+    async fn keep_scrub_pace(&self, blocks: u64) {
+        let (reads, writes) = self.metrics.transfers();
+        let part = match reads + writes {
+            0 => 1,
+            _ => SCRUB_BUSY_PART,
+        };
+        let bytes = blocks * BLOCK_BYTES as u64 * part;
+        let rate = self.background.scrub_bytes_per_second;
+        let begin = self.scrubbing.pace.plan(self.clock.now(), bytes, rate);
+        self.wait_until(begin, &self.scrub_bell, || self.rests())
+            .await;
+    }
+
+    /// The extent of a blob that is where it was.
+    fn extent_of(&self, realm: RealmId, record: &Record) -> Option<Rc<D::Extent>> {
+        let state = self.state.borrow();
+        let fingerprint = state.keys.fingerprint(realm, &record.key);
+        if state.locate_quietly(fingerprint) != Some(record.location()) {
+            return None;
+        }
+        let slab = state
+            .slabs
+            .get(&(record.position.0 / self.layout.slab_blocks));
+        slab.map(|slab| slab.extent.clone())
+    }
+
+    /// Looks at a blob, a MiB at a time.
+    async fn scrub_blob(&self, realm: RealmId, record: &Record) -> Found {
+        let blocks = record.blocks();
+        if blocks <= CHECK_STEP_BLOCKS {
+            self.keep_scrub_pace(blocks).await;
+            return self
+                .scrub_part(realm, record, 0, blocks, async |extent| {
+                    let at = record.position.0 % self.layout.slab_blocks;
+                    let window = self.read_part(extent, at, blocks).await?;
+                    check_window(record, window.as_ref())
+                })
+                .await;
+        }
+        let all = data_blocks(record.length);
+        let mut first = 0;
+        while first < all {
+            let count = CHECK_STEP_BLOCKS.min(all - first);
+            self.keep_scrub_pace(count).await;
+            let found = self.scrub_part(realm, record, first, count, async |extent| {
+                self.check_part(extent, record, Blocks { first, count })
+                    .await
+            });
+            match found.await {
+                Found::Whole => first += count,
+                other => return other,
+            }
+        }
+        Found::Whole
+    }
+
+    async fn scrub_part(
+        &self,
+        realm: RealmId,
+        record: &Record,
+        first: u64,
+        count: u64,
+        check: impl AsyncFnOnce(&D::Extent) -> Result<(), StoreError>,
+    ) -> Found {
+        if self.rests() {
+            return Found::Gone;
+        }
+        let Some(extent) = self.extent_of(realm, record) else {
+            return Found::Gone;
+        };
+        self.scrubbing.is_reading.set(true);
+        let checked = check(&extent).await;
+        drop(extent);
+        self.stop_reading();
+        match checked {
+            Ok(()) => Found::Whole,
+            // What is wrong with a blob that has gone meanwhile does not matter.
+            Err(_) if self.extent_of(realm, record).is_none() => Found::Gone,
+            Err(StoreError::Drive(DriveError::NoMemory { bytes })) => {
+                tracing::warn!(bytes, first, count, "no memory to look at a blob");
+                Found::Gone
+            }
+            Err(error @ StoreError::Damaged { .. }) => Found::Damaged(error),
+            Err(error) => Found::Unreadable(error),
+        }
+    }
+
+    /// A slab that was to be given back waits for its readers.
+    fn stop_reading(&self) {
+        self.scrubbing.is_reading.set(false);
+        if !self.state.borrow().forgotten.is_empty() {
+            self.ring_maintenance();
+            self.tell_of_room();
+        }
+    }
+
+    async fn read_part(
+        &self,
+        extent: &D::Extent,
+        at: u64,
+        blocks: u64,
+    ) -> Result<D::Buf, StoreError> {
+        let buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
+        let (buf, read) = self.read_for(ReadFor::Scrub, extent, at, buf).await;
+        read?;
+        Ok(buf)
+    }
+
+    /// Some blocks of a blob with a trailer.
+    async fn check_part(
+        &self,
+        extent: &D::Extent,
+        record: &Record,
+        blocks: Blocks,
+    ) -> Result<(), StoreError> {
+        let start = record.position.0 % self.layout.slab_blocks;
+        let Blocks { first, count } = blocks;
+        let data = self.read_part(extent, start + first, count).await?;
+        let (of_first, of_last) = (
+            first / TRAILER_CHECKSUMS,
+            (first + count - 1) / TRAILER_CHECKSUMS,
+        );
+        debug_assert!(of_last < trailer_blocks(record.length));
+        let at = start + data_blocks(record.length) + of_first;
+        let trailer = self.read_part(extent, at, of_last - of_first + 1).await?;
+        let location = record.location();
+        check_large(
+            &record.key,
+            location,
+            blocks,
+            data.as_ref(),
+            trailer.as_ref(),
+        )
+    }
+
+    pub(super) fn ring_scrub(&self) {
+        ring_bell(&self.scrub_bell);
+    }
+}
+
+/// The least time between two rounds.
+const ROUNDS_APART: Duration = Duration::from_secs(1);

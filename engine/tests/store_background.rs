@@ -1,0 +1,321 @@
+//! What a store does by itself, at its rates: compaction before anybody waits for room, and scrubs.
+#![cfg(not(loom))]
+// Helpers of tests are tests as well, which clippy cannot know.
+#![allow(clippy::unwrap_used)]
+
+mod store_sim;
+
+use std::time::Duration;
+
+use oriel_engine::store::*;
+use store_sim::api::Shape;
+use store_sim::drive::SimDrive;
+use store_sim::image::Image;
+use store_sim::run::{Task, run_in, run_one};
+use store_sim::world::World;
+
+const SHAPE: Shape = Shape {
+    drive_blocks: 8 * 1024,
+    slab_blocks: 1024,
+    journal_blocks: 16,
+    blobs_max: 1000,
+};
+const REALM: RealmId = RealmId(1);
+const BLOCK: u64 = BLOCK_BYTES as u64;
+const HOUR: u64 = 3600 * 1_000_000_000;
+
+const NOTHING: Background = Background {
+    compaction_bytes_per_second: 0,
+    scrub_bytes_per_second: 0,
+    scrub_round: Duration::from_secs(3600),
+};
+
+fn key(name: u8) -> Key {
+    Key::new([name; 32])
+}
+
+fn bytes(seed: u8, blocks: u64) -> Vec<u8> {
+    (0..blocks * BLOCK)
+        .map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed)
+        .collect()
+}
+
+fn formatted() -> SimDrive {
+    let drive = SimDrive::new(Image::default(), SHAPE.drive_blocks);
+    run_one(SHAPE.format(&drive)).unwrap().unwrap();
+    drive
+}
+
+/// Opens the store on a drive in a world of its own, and lets it run beside `work`.
+fn with_log(
+    drive: &SimDrive,
+    background: Background,
+    work: impl AsyncFnOnce(&Log<SimDrive>, &World),
+) {
+    let world = World::new(1);
+    let options = OpenOptions {
+        store: Some(Shape::STORE),
+        blobs_max: SHAPE.blobs_max,
+        realms: vec![RealmOptions::new(REALM)],
+        clock: world.clock(),
+        background,
+        ..OpenOptions::default()
+    };
+    let index = index_in_memory(SHAPE.blobs_max).unwrap();
+    let (log, _) = run_one(open(drive.clone(), index, &options))
+        .unwrap()
+        .unwrap();
+    let mut both: [Task<'_>; 2] = [
+        Box::pin(async { log.run().await.unwrap() }),
+        Box::pin(async {
+            work(&log, &world).await;
+            log.close();
+        }),
+    ];
+    let ended = run_in(Some(&world), &mut both);
+    assert_eq!(ended, [true, true], "somebody waits for ever");
+}
+
+async fn put(log: &Log<SimDrive>, name: u8, blocks: u64) {
+    let blob = bytes(name, blocks);
+    let put = log.put(REALM, key(name), KeyKind::Name, &blob);
+    assert_eq!(put.await, Ok(Put::Created));
+}
+
+// ---- Scrubs -------------------------------------------------------------------------------------------------------------
+
+/// A small blob, one of two checksummed MiB, and one beside them.
+const BLOBS: [(u8, u64); 3] = [(1, 2), (2, 600), (3, 300)];
+
+fn filled() -> (SimDrive, Vec<Location>) {
+    let drive = formatted();
+    let mut locations = Vec::new();
+    with_log(&drive, NOTHING, async |log, _| {
+        for (name, blocks) in BLOBS {
+            put(log, name, blocks).await;
+            locations.push(log.locate(REALM, &key(name)).unwrap());
+        }
+    });
+    (drive, locations)
+}
+
+/// A byte of the log is not what it was.
+fn rotten(drive: &SimDrive, block: u64) -> SimDrive {
+    let mut image = drive.image();
+    let slab = ExtentName::Slab(block / SHAPE.slab_blocks);
+    let at = block % SHAPE.slab_blocks * BLOCK + 77;
+    assert!(image.flip(slab, at, 0x10));
+    SimDrive::new(image, SHAPE.drive_blocks)
+}
+
+#[test]
+fn rot_is_found_by_itself_and_not_served_any_more() {
+    let (drive, locations) = filled();
+    let scrubs = Background {
+        scrub_bytes_per_second: 1 << 20,
+        ..NOTHING
+    };
+    // The small one; the large one's first block, its last one, and the checksums behind it.
+    let large = locations[1].position.0;
+    let cases = [
+        (1, locations[0].position.0),
+        (2, large),
+        (2, large + 599),
+        (2, large + 600),
+    ];
+    for (name, block) in cases {
+        let drive = rotten(&drive, block);
+        with_log(&drive, scrubs, async |log, world| {
+            world.sleep(HOUR / 2).await;
+            let metrics = log.metrics();
+            let scrub = metrics.scrub;
+            assert_eq!((scrub.rounds, scrub.blobs, scrub.damaged_blobs), (1, 3, 1));
+            assert_eq!((scrub.unreadable, metrics.quarantined_blobs), (0, 1));
+            assert_eq!(metrics.slabs(SlabState::Quarantined), 1);
+            assert_eq!((scrub.slabs_done, scrub.is_under_way), (scrub.slabs, false));
+            let step = metrics.step(Step::Scrub);
+            assert_eq!((step.done, step.failed), (2, 1));
+            for (other, _) in BLOBS {
+                let read = log.read(REALM, &key(other), 0, 1).await;
+                match other == name {
+                    true => assert!(matches!(read, Err(StoreError::Quarantined { .. }))),
+                    false => assert_eq!(read.unwrap().unwrap().len(), 1),
+                }
+            }
+            let all = log.metrics().all_realms();
+            assert_eq!(all.errors(ErrorKind::Quarantined), 1);
+            // Put anew, it is whole in the next round.
+            assert_eq!(log.delete(REALM, key(name)).await, Ok(true));
+            put(log, name, 2).await;
+            world.sleep(HOUR).await;
+            let scrub = log.metrics().scrub;
+            assert_eq!((scrub.rounds, scrub.blobs, scrub.damaged_blobs), (2, 6, 1));
+            assert_eq!(log.metrics().quarantined_blobs, 0);
+        });
+    }
+}
+
+#[test]
+fn a_scrub_keeps_to_its_rate() {
+    let (drive, _) = filled();
+    let per_second = 64 << 10;
+    let scrubs = Background {
+        scrub_bytes_per_second: per_second,
+        ..NOTHING
+    };
+    with_log(&drive, scrubs, async |log, world| {
+        let mut seconds = 0;
+        loop {
+            world.sleep(1_000_000_000).await;
+            seconds += 1;
+            let metrics = log.metrics();
+            let read = metrics.read_blocks(ReadFor::Scrub) * BLOCK;
+            // A step is at once, of up to a MiB with a block of checksums.
+            assert!(
+                read <= seconds * per_second + (2 << 20),
+                "{read} after {seconds} s"
+            );
+            if metrics.scrub.rounds > 0 {
+                // All blobs have been read by then, and not a moment too soon.
+                assert!(read >= 902 * BLOCK && seconds >= 902 * BLOCK / per_second - 32);
+                break;
+            }
+            assert!(seconds < 600);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_read_where_nothing_is_to_be() {
+    let (drive, _) = filled();
+    with_log(&drive, NOTHING, async |log, world| {
+        world.sleep(100 * HOUR).await;
+        assert_eq!(log.metrics().scrub, ScrubMetrics::default());
+        assert_eq!(log.metrics().read_blocks(ReadFor::Scrub), 0);
+    });
+}
+
+// ---- Compaction ---------------------------------------------------------------------------------------------------------
+
+/// Slabs that are mostly dead, on a drive that has little left.
+async fn scatter(log: &Log<SimDrive>) {
+    for name in 0..16 {
+        put(log, name, 300).await;
+    }
+    for name in 0..16 {
+        if name % 4 != 0 {
+            assert_eq!(log.delete(REALM, key(name)).await, Ok(true));
+        }
+    }
+    // Seals the last of them.
+    put(log, 100, 600).await;
+}
+
+#[test]
+fn room_is_made_before_anybody_waits_for_it_and_at_a_rate() {
+    let per_second = 32 << 10;
+    let compacts = Background {
+        compaction_bytes_per_second: per_second,
+        ..NOTHING
+    };
+    for (background, moves) in [(NOTHING, false), (compacts, true)] {
+        with_log(&formatted(), background, async |log, world| {
+            scatter(log).await;
+            let before = log.metrics().early_moved_blocks * BLOCK;
+            for seconds in 1..=400u64 {
+                world.sleep(1_000_000_000).await;
+                let moved = log.metrics().early_moved_blocks * BLOCK - before;
+                assert!(moved <= seconds * per_second + 302 * BLOCK, "{moved}");
+            }
+            let metrics = log.metrics();
+            let moved = metrics.stat.blobs_moved;
+            assert_eq!(moved > 0, moves, "{metrics:?}");
+            assert_eq!(metrics.stat.blocks_moved, metrics.early_moved_blocks);
+            assert_eq!(metrics.step(Step::Move).done, moved);
+            let written = metrics.written_blocks(WrittenFor::Move);
+            assert_eq!(written, metrics.stat.blocks_moved);
+            for name in (0..16).step_by(4) {
+                let read = log.read(REALM, &key(name), 0, u64::MAX).await;
+                assert_eq!(read, Ok(Some(bytes(name, 300))));
+            }
+        });
+    }
+}
+
+#[test]
+fn whoever_waits_for_room_does_not_wait_for_a_rate() {
+    let compacts = Background {
+        compaction_bytes_per_second: 1,
+        ..NOTHING
+    };
+    with_log(&formatted(), compacts, async |log, _| {
+        scatter(log).await;
+        let mut stored = 0;
+        // A block a second would be an hour for each slab.
+        for name in 120..140 {
+            let blob = bytes(name, 300);
+            let more = log.put(REALM, key(name), KeyKind::Name, &blob);
+            match more.await {
+                Ok(_) => stored += 1,
+                Err(error) => {
+                    assert_eq!(error, StoreError::Full);
+                    break;
+                }
+            }
+        }
+        let metrics = log.metrics();
+        assert!(stored > 4 && metrics.stat.blobs_moved > 0, "{metrics:?}");
+        assert!(metrics.open_for < Duration::from_secs(5), "{metrics:?}");
+    });
+}
+
+// ---- Sizes --------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_drive_that_is_too_small_for_a_slab_is_refused() {
+    let format_on = |blocks, slab_blocks| {
+        let drive = SimDrive::new(Image::default(), blocks);
+        let shape = Shape {
+            slab_blocks,
+            ..SHAPE
+        };
+        let formatted = run_one(shape.format(&drive)).unwrap();
+        (drive, shape, formatted)
+    };
+    // A slab larger than the drive, and one that fits but once.
+    for slab_blocks in [4096, 1024] {
+        let (drive, _, refused) = format_on(1500, slab_blocks);
+        let Err(OpenError::TooSmall { needed, found, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(found < needed && found < 1500 && needed > 2 * slab_blocks);
+        let words = refused.unwrap_err().to_string();
+        assert!(words.contains("use a larger drive"), "{words}");
+        assert_eq!(drive.image().extents().count(), 0);
+    }
+    let least = (400..1500)
+        .find(|blocks| format_on(*blocks, 256).2.is_ok())
+        .unwrap();
+    // That much is enough for a blob, and not for what is to be known of very many.
+    let (drive, shape, _) = format_on(least, 256);
+    let opens = |blobs_max| {
+        let shape = Shape { blobs_max, ..shape };
+        run_one(shape.open(drive.clone())).unwrap()
+    };
+    let refused = opens(1 << 21).map(|_| ());
+    assert!(
+        matches!(refused, Err(OpenError::TooSmall { .. })),
+        "{refused:?}"
+    );
+    let (store, _) = opens(100).unwrap();
+    let mut both: [Task<'_>; 2] = [
+        Box::pin(async { store.run().await.unwrap() }),
+        Box::pin(async {
+            let put = store.put(key(1), KeyKind::Name, &bytes(1, 200)).await;
+            assert_eq!(put, Ok(Put::Created));
+            assert_eq!(store.delete(key(1)).await, Ok(true));
+            store.close();
+        }),
+    ];
+    assert_eq!(run_in(None, &mut both), [true, true]);
+}
