@@ -7,9 +7,9 @@ use std::rc::Rc;
 use oriel_engine::reactor::{JoinHandle, RemoteError, spawn_local};
 use oriel_engine::store::{
     BLOCK_BYTES, Drive, DriveError, ExtentName, FormatOptions, IndexError, KeepError, Key, KeyKind,
-    Log, NodeError, NodeOpenError, OpenError, OpenOptions, Put, RealmId, RealmOptions, SpdkBuf,
-    SpdkDrive, SpdkDriveError, SpdkExtent, StoreError, StoreId, format, index_in_memory, open,
-    window_blocks,
+    Log, LogMetrics, NodeError, NodeOpenError, Observe, OpenError, OpenOptions, Put, RealmId,
+    RealmOptions, SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent, StoreError, StoreId, format,
+    index_in_memory, open, window_blocks,
 };
 use oriel_spdk::DmaBuf;
 use oriel_spdk::bdev::{self, Access, BdevDesc, BlockRange};
@@ -80,6 +80,7 @@ pub(super) struct Shape {
     pub(super) blobs_max: u64,
     /// Whether what is read is checked.
     pub(super) verify: bool,
+    pub(super) observe: Observe,
 }
 
 /// Buffers by their size, kept with what is in them: the raw device's load fills its own once as well.
@@ -161,6 +162,7 @@ impl Store {
                 verify: shape.verify,
                 ..RealmOptions::new(REALM)
             }],
+            observe: shape.observe,
             ..OpenOptions::default()
         };
         let index = index_in_memory(options.blobs_max)?;
@@ -179,6 +181,10 @@ impl Store {
     /// Which of 32 keys are there, a bit for each.
     pub(super) fn probe(&self, keys: &[Key; 32]) -> u64 {
         self.log.probe(REALM, keys)
+    }
+
+    pub(super) fn metrics(&self) -> LogMetrics {
+        self.log.metrics()
     }
 
     pub(super) async fn close(self) -> Result<(), SideError> {

@@ -1,8 +1,11 @@
 //! What the store is held to.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use oriel_engine::store::Observe;
 
 use super::adapter::{Shape, Store, Target, key};
 use super::load::Sizes;
@@ -149,6 +152,7 @@ pub(crate) fn gate(
             time,
             seed: 1,
             verify: true,
+            counted: RefCell::new(None),
         };
         let in_memory = rig(&memory, None);
         let on_disk = rig(&file, Some(directory));
@@ -190,6 +194,7 @@ async fn one(rig: &Rig<'_>, check: &Check, rounds: u32) -> Result<bool, StorePer
     sides.extend(check.beside.iter().map(|(side, _)| *side));
     let rig = Rig {
         verify: check.verify,
+        counted: RefCell::new(None),
         device: rig.device.clone(),
         directory: rig.directory.clone(),
         ..*rig
@@ -228,6 +233,7 @@ async fn probe(device: &str, rounds: u32) -> Result<bool, StorePerfError> {
         slab_bytes: 64 << 20,
         blobs_max: 1 << 16,
         verify: true,
+        observe: Observe::default(),
     };
     let store = Store::fresh(device, shape).await?;
     for number in 0..PROBED_BLOBS {

@@ -13,8 +13,10 @@ mod load;
 mod node;
 mod peers;
 mod rig;
+mod stat;
 mod table;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +84,12 @@ pub(crate) struct StoreArgs {
     /// Measure the store's transfers without the store as well
     #[arg(long)]
     seam: bool,
+    /// Measure a store that counts and times nothing as well: the ratio is what counting costs
+    #[arg(long)]
+    blind: bool,
+    /// Print what the store has counted and timed, as it was at the end of each workload's last round
+    #[arg(long, conflicts_with = "json")]
+    stat: bool,
     /// Do not let the store check what it reads
     #[arg(long)]
     no_verify: bool,
@@ -263,6 +271,9 @@ impl StoreArgs {
             sides.push(Side::Seam);
         }
         sides.push(Side::Store);
+        if self.blind {
+            sides.push(Side::Blind);
+        }
         if self.directory.is_some() && job.read_percent() == 0 {
             sides.extend([Side::Files, Side::Foyer]);
         }
@@ -347,6 +358,7 @@ async fn rows(
         time: Duration::from_secs(args.time.into()),
         seed: args.seed,
         verify: !args.no_verify,
+        counted: RefCell::new(None),
     };
     if !args.json {
         say!(
@@ -361,6 +373,9 @@ async fn rows(
         let row = Row::measure(&rig, job, &args.sides(job), args.rounds).await?;
         if !args.json {
             row.lines().iter().for_each(|line| say!("{line}"));
+            if let Some(metrics) = rig.counted.take().filter(|_| args.stat) {
+                stat::lines(&metrics).iter().for_each(|line| say!("{line}"));
+            }
         }
         rows.push(row);
     }

@@ -1,10 +1,12 @@
 //! One measurement of one side.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use oriel_engine::reactor::handle;
+use oriel_engine::store::{LogMetrics, Observe};
 
 use super::StorePerfError;
 use super::adapter::{Seam, Shape, SideError, Store, Target};
@@ -51,6 +53,8 @@ pub(super) enum Side {
     /// The store's transfers without the store.
     Seam,
     Store,
+    /// A store that counts and times nothing.
+    Blind,
     Files,
     Foyer,
 }
@@ -61,6 +65,7 @@ impl Side {
             Self::Raw => "raw",
             Self::Seam => "seam",
             Self::Store => "store",
+            Self::Blind => "blind",
             Self::Files => "files",
             Self::Foyer => "foyer",
         }
@@ -116,6 +121,8 @@ pub(super) struct Rig<'a> {
     pub(super) seed: u64,
     /// Whether the store checks what it reads.
     pub(super) verify: bool,
+    /// What the last store has counted.
+    pub(super) counted: RefCell<Option<LogMetrics>>,
 }
 
 impl Rig<'_> {
@@ -123,7 +130,8 @@ impl Rig<'_> {
         match side {
             Side::Raw => self.raw(job).await,
             Side::Seam => Ok(self.seam(job).await?.speed()),
-            Side::Store => Ok(self.store(job).await?.speed()),
+            Side::Store => Ok(self.store(job, Observe::default()).await?.speed()),
+            Side::Blind => Ok(self.store(job, Observe::Nothing).await?.speed()),
             Side::Files => self.peer(Peer::Files, job).await,
             Side::Foyer => self.peer(Peer::Foyer, job).await,
         }
@@ -214,26 +222,30 @@ impl Rig<'_> {
         done
     }
 
-    pub(super) fn shape(&self, job: &Job) -> Shape {
+    pub(super) fn shape(&self, job: &Job, observe: Observe) -> Shape {
         Shape {
             slab_bytes: (2 * job.sizes.largest())
                 .next_power_of_two()
                 .max(SLAB_BYTES_MIN),
             blobs_max: self.room() / job.sizes.mean() + 4096,
             verify: self.verify,
+            observe,
         }
     }
 
     /// A store that is full is made anew; only putting and getting count as time.
-    async fn store(&self, job: &Job) -> Result<Done, SideError> {
+    async fn store(&self, job: &Job, observe: Observe) -> Result<Done, SideError> {
         let mut all = Done::nothing();
         loop {
             let left = self
                 .time
                 .saturating_sub(Duration::from_secs_f64(all.seconds));
-            let store = Rc::new(Store::fresh(&self.device, self.shape(job)).await?);
+            let store = Rc::new(Store::fresh(&self.device, self.shape(job, observe)).await?);
             let done = self.once(&store, job, left).await;
             let store = Rc::into_inner(store).expect("the workers have ended");
+            if observe != Observe::Nothing {
+                self.counted.replace(Some(store.metrics()));
+            }
             store.close().await?;
             all = all.and(&done?);
             let is_over = Duration::from_secs_f64(all.seconds) * 100 >= self.time * 99;

@@ -10,6 +10,7 @@
 
 mod side;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -161,6 +162,7 @@ async fn rows(
         time: Duration::from_secs(args.time.into()),
         seed: args.seed,
         verify: !args.no_verify,
+        counted: RefCell::new(None),
     };
     if !args.json {
         say!(

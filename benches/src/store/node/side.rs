@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oriel_engine::reactor::{CoreId, handle, spawn_local};
 use oriel_engine::store::{
-    BLOCK_BYTES, FormatOptions, KeyKind, NodeDrive, NodeFormat, NodeOptions, NodeStore,
+    BLOCK_BYTES, FormatOptions, KeyKind, NodeDrive, NodeFormat, NodeOptions, NodeStore, Observe,
     OpenOptions, Put, RealmOptions, Seat, SpdkDrive, SpdkPayload, format_node, index_in_memory,
     open_node, window_blocks,
 };
@@ -139,7 +139,7 @@ async fn once(
     course: &Course,
 ) -> Result<Done, SideError> {
     let cores = places.len() as u64;
-    let shape = rig.shape(job);
+    let shape = rig.shape(job, Observe::default());
     let sizes = FormatOptions {
         slab_blocks: shape.slab_bytes / BLOCK_BYTES as u64,
         ..FormatOptions::default()
@@ -177,6 +177,7 @@ fn options(shape: Shape) -> NodeOptions {
                 verify: shape.verify,
                 ..RealmOptions::new(REALM)
             }],
+            observe: shape.observe,
             ..OpenOptions::default()
         },
         ..NodeOptions::default()
