@@ -51,10 +51,8 @@ mod tests {
 
     #[test]
     fn what_is_zero_is_left_out() {
-        let metrics = LogMetrics {
-            free_blocks: 7,
-            ..LogMetrics::default()
-        };
+        let mut metrics = LogMetrics::default();
+        metrics.free_blocks = 7;
         let lines = lines(&metrics);
         let line = |name: &str| lines.iter().find(|line| line.contains(name));
         assert!(line("free_blocks").is_some_and(|line| line.ends_with(" 7")));

@@ -3,9 +3,9 @@
 use super::checkpoint::{Header, checkpoint_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::{OpenError, check_sizes};
-use super::journal;
 use super::label::{FIRST_VERSION, Label};
 use super::recovery::{check_room, read_label, reserve_for, was_opened};
+use super::snapshot;
 use super::types::{BLOCK_BYTES, StoreId};
 
 /// How a store is made.
@@ -65,7 +65,7 @@ pub async fn format<D: Drive>(
         sequence: 0,
         tag: 0,
     };
-    journal::write_checkpoint(drive, &header, &[]).await?;
+    snapshot::write_checkpoint(drive, &header, &[]).await?;
     let label = Label {
         version: FIRST_VERSION,
         store,
@@ -80,11 +80,14 @@ pub async fn format<D: Drive>(
     Ok(())
 }
 
+/// Blobs that every store has room to know of.
+const LEAST_BLOBS: u64 = 1 << 10;
+
 /// Whether so many free blocks are enough for a store of that kind with hardly any blobs.
 pub(super) fn check_free(free: u64, options: &FormatOptions) -> Result<(), OpenError> {
     // The label and the first checkpoint.
     let beside = 2 * options.journal_blocks + 1 + checkpoint_blocks(0);
-    let reserve = reserve_for(options.journal_blocks, 0);
+    let reserve = reserve_for(options.journal_blocks, LEAST_BLOBS);
     check_room(free.saturating_sub(beside), options.slab_blocks, reserve)
 }
 

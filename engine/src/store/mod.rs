@@ -10,6 +10,7 @@
 mod answer;
 mod check;
 mod checkpoint;
+mod choice;
 mod compaction;
 mod directory;
 mod drive;
@@ -28,6 +29,7 @@ mod label;
 mod log;
 mod metrics;
 mod node;
+mod options;
 mod pace;
 mod parts;
 mod position;
@@ -40,6 +42,7 @@ mod reserve;
 mod scan;
 mod scrub;
 mod slab;
+mod snapshot;
 mod spdk_drive;
 mod stamp;
 mod state;
@@ -56,7 +59,7 @@ pub use eviction::Policy;
 pub use format::{FormatOptions, format};
 pub use index_file::{IndexError, IndexFile, index_in_file, index_in_memory};
 pub use keys::KeepError;
-pub use log::{Log, LogStat, Put, RealmOptions, RealmStat};
+pub use log::{Log, Put};
 pub use metrics::{
     ErrorKind, Kind, Latencies, LogMetrics, METRICS, Metric, Observe, Operation, OperationMetrics,
     Outcome, Queue, ReadFor, RealmMetrics, Sample, ScrubMetrics, SlabState, Step, StepMetrics,
@@ -67,6 +70,7 @@ pub use node::{
     NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
     NodeRecovery, NodeStat, NodeStore, Seat, Sleep, Voters, format_node, open_node,
 };
+pub use options::{LogStat, RealmOptions, RealmStat};
 pub use pace::Background;
 pub use parts::Manifest;
 pub use position::Described;

@@ -17,15 +17,16 @@ use oriel_dht::region::Section;
 use super::checkpoint::{Header, Row, checkpoint_blocks};
 use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, check_sizes};
-use super::journal::{self, Last};
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
-use super::log::{Layout, Log, RealmOptions, Tail};
+use super::log::{Layout, Log, Tail};
 use super::metrics::Observe;
+use super::options::RealmOptions;
 use super::pace::Background;
 use super::record::RECORD_BYTES;
 use super::replay::Replay;
 use super::scan::{read, read_checkpoint, restore_slabs};
+use super::snapshot::{self, Last};
 use super::stamp::Stamp;
 use super::state::State;
 use super::types::{BLOCK_BYTES, RealmId, StoreId};
@@ -328,16 +329,14 @@ pub async fn open<D: Drive>(
         }
     }
     if state.slabs.is_empty() && recovery.slabs_dropped == 0 {
-        // What holds blobs is opened in any case, to be read.
-        check_room(
-            drive.free_blocks(),
-            layout.slab_blocks,
-            reserve_blocks(&layout) / 2,
-        )?;
+        // What holds blobs is opened in any case, to be read. Checkpoints of the past, which may be large ones, are about to go.
+        let freed = leftovers.iter().map(|extent| drive.blocks(extent));
+        let found = drive.free_blocks() + freed.sum::<u64>();
+        check_room(found, layout.slab_blocks, reserve_blocks(&layout))?;
     }
     let (epoch, sequence) = (tail.epoch + 1, tail.sequence);
-    let snapshot = journal::snapshot(&mut state, &layout, epoch, sequence, Last::No);
-    let written = journal::write_checkpoint(&drive, &snapshot.header, &snapshot.body).await?;
+    let snapshot = snapshot::snapshot(&mut state, &layout, epoch, sequence, Last::No);
+    let written = snapshot::write_checkpoint(&drive, &snapshot.header, &snapshot.body).await?;
     for extent in leftovers {
         drive.delete(extent).await?;
     }

@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::eviction::{Eviction, Policy};
 use super::frame::Entry;
 use super::keys::Keys;
-use super::log::{LogStat, RealmOptions};
+use super::options::{LogStat, RealmOptions};
 use super::prints::{PrintMap, PrintSet};
 use super::record::{Record, window_blocks};
 use super::reserve::Reservation;

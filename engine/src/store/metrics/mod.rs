@@ -13,6 +13,7 @@ mod latency;
 mod names;
 mod record;
 mod snapshot;
+mod transfers;
 
 pub use catalogue::{Kind, METRICS, Metric, Sample, Unit, Value};
 pub(super) use catalogue::{NodeSamples, lost_sample, reactor_samples};

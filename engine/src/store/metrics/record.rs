@@ -4,10 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::super::drive::{Drive, Transferred};
 use super::super::error::StoreError;
-use super::super::log::Log;
-use super::super::types::{BLOCK_BYTES, RealmId};
+use super::super::types::RealmId;
 use super::latency::Latencies;
 use super::names::{ErrorKind, Operation, Outcome, ReadFor, Step, WrittenFor};
 use super::snapshot::{LogMetrics, OperationMetrics, RealmMetrics, StepMetrics};
@@ -29,7 +27,7 @@ impl Default for Observe {
     }
 }
 
-fn add(cell: &Cell<u64>, more: u64) {
+pub(super) fn add(cell: &Cell<u64>, more: u64) {
     cell.set(cell.get() + more);
 }
 
@@ -77,7 +75,7 @@ struct StepCells {
 pub(in super::super) struct Metrics {
     clock: Clock,
     opened: Moment,
-    one_in: u32,
+    pub(super) one_in: u32,
     dice: Cell<u64>,
     /// Sorted; what is asked of a realm that there is not is counted behind the others.
     ids: Box<[RealmId]>,
@@ -87,8 +85,9 @@ pub(in super::super) struct Metrics {
     steps: [StepCells; Step::ALL.len()],
     written_blocks: [Cell<u64>; WrittenFor::ALL.len()],
     read_blocks: [Cell<u64>; ReadFor::ALL.len()],
-    reads: Cell<u64>,
-    writes: Cell<u64>,
+    /// Under way.
+    pub(super) reads: Cell<u64>,
+    pub(super) writes: Cell<u64>,
 }
 
 impl Metrics {
@@ -134,7 +133,7 @@ impl Metrics {
     }
 
     /// Whether this one is timed: a counter would time the same one of a caller's sixteen again and again.
-    fn is_drawn(&self) -> bool {
+    pub(super) fn is_drawn(&self) -> bool {
         let next = self.dice.get();
         let next = next.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         self.dice.set(next);
@@ -172,7 +171,7 @@ impl Metrics {
         self.stepped_maybe(step, Some(began), is_done);
     }
 
-    fn stepped_maybe(&self, step: Step, began: Option<Moment>, is_done: bool) {
+    pub(super) fn stepped_maybe(&self, step: Step, began: Option<Moment>, is_done: bool) {
         let cells = &self.steps[step as usize];
         match is_done {
             true => add(&cells.done, 1),
@@ -317,93 +316,12 @@ impl Drop for Observed<'_> {
     }
 }
 
-/// A transfer that somebody waits for.
-struct UnderWay<'a>(&'a Cell<u64>);
-
-impl<'a> UnderWay<'a> {
-    fn new(count: &'a Cell<u64>) -> Self {
-        add(count, 1);
-        Self(count)
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-/// Transfers that are counted.
-impl<D: Drive> Log<D> {
-    #[inline]
-    pub(in super::super) async fn read_for(
-        &self,
-        purpose: ReadFor,
-        extent: &D::Extent,
-        block: u64,
-        buf: D::Buf,
-    ) -> Transferred<D::Buf> {
-        let _under_way = UnderWay::new(&self.metrics.reads);
-        let (buf, read) = self.drive.read(extent, block, buf).await;
-        if read.is_ok() {
-            let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
-            self.metrics.read(purpose, blocks);
-        }
-        (buf, read)
-    }
-
-    /// A buffer whose last blocks are checksums, `trailer` of them.
-    pub(in super::super) async fn write_data(
-        &self,
-        extent: &D::Extent,
-        block: u64,
-        buf: D::Buf,
-        trailer: u64,
-    ) -> Transferred<D::Buf> {
-        let metrics = &self.metrics;
-        let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
-        let is_timed = metrics.one_in > 0 && metrics.is_drawn();
-        let began = is_timed.then(|| metrics.now());
-        let (buf, written) = self.write_uncounted(extent, block, buf).await;
-        metrics.stepped_maybe(Step::DataWrite, began, written.is_ok());
-        if written.is_ok() {
-            metrics.wrote(WrittenFor::Data, blocks - trailer);
-            metrics.wrote(WrittenFor::Trailer, trailer);
-        }
-        (buf, written)
-    }
-
-    pub(in super::super) async fn write_for(
-        &self,
-        purpose: WrittenFor,
-        extent: &D::Extent,
-        block: u64,
-        buf: D::Buf,
-    ) -> Transferred<D::Buf> {
-        let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
-        let (buf, written) = self.write_uncounted(extent, block, buf).await;
-        if written.is_ok() {
-            self.metrics.wrote(purpose, blocks);
-        }
-        (buf, written)
-    }
-
-    async fn write_uncounted(
-        &self,
-        extent: &D::Extent,
-        block: u64,
-        buf: D::Buf,
-    ) -> Transferred<D::Buf> {
-        let _under_way = UnderWay::new(&self.metrics.writes);
-        self.drive.write(extent, block, buf).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::hint::black_box;
     use std::time::{Duration, Instant};
 
+    use super::super::transfers::UnderWay;
     use super::*;
 
     const REALM: RealmId = RealmId(7);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::log::LogStat;
+use super::super::options::LogStat;
 use super::super::types::{BLOCK_BYTES, RealmId};
 use super::latency::Latencies;
 use super::names::{ErrorKind, Operation, Outcome, Queue, ReadFor, SlabState, Step, WrittenFor};

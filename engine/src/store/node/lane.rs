@@ -11,7 +11,8 @@ use oriel_dht::region::Section;
 
 use super::super::drive::DriveError;
 use super::super::error::{OpenError, StoreError};
-use super::super::log::{Log, LogStat, Put, RealmStat};
+use super::super::log::{Log, Put};
+use super::super::options::{LogStat, RealmStat};
 use super::super::reading::Wanted;
 use super::super::record::Role;
 use super::super::recovery::{OpenOptions, Recovery, open};

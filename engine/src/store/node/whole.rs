@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use futures_channel::oneshot;
 
 use super::super::format::FormatOptions;
-use super::super::log::{LogStat, RealmStat};
+use super::super::options::{LogStat, RealmStat};
 use super::super::types::RealmId;
 use super::error::{ChangeError, DriveLabel, Loss, NodeError};
 use super::handle::NodeStore;

@@ -1,0 +1,91 @@
+//! A log's transfers, counted.
+
+use std::cell::Cell;
+
+use super::super::drive::{Drive, Transferred};
+use super::super::log::Log;
+use super::super::types::BLOCK_BYTES;
+use super::names::{ReadFor, Step, WrittenFor};
+use super::record::add;
+
+/// A transfer that somebody waits for.
+pub(super) struct UnderWay<'a>(&'a Cell<u64>);
+
+impl<'a> UnderWay<'a> {
+    pub(super) fn new(count: &'a Cell<u64>) -> Self {
+        add(count, 1);
+        Self(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Transfers that are counted.
+impl<D: Drive> Log<D> {
+    #[inline]
+    pub(in super::super) async fn read_for(
+        &self,
+        purpose: ReadFor,
+        extent: &D::Extent,
+        block: u64,
+        buf: D::Buf,
+    ) -> Transferred<D::Buf> {
+        let _under_way = UnderWay::new(&self.metrics.reads);
+        let (buf, read) = self.drive.read(extent, block, buf).await;
+        if read.is_ok() {
+            let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
+            self.metrics.read(purpose, blocks);
+        }
+        (buf, read)
+    }
+
+    /// A buffer whose last blocks are checksums, `trailer` of them.
+    pub(in super::super) async fn write_data(
+        &self,
+        extent: &D::Extent,
+        block: u64,
+        buf: D::Buf,
+        trailer: u64,
+    ) -> Transferred<D::Buf> {
+        let metrics = &self.metrics;
+        let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
+        let is_timed = metrics.one_in > 0 && metrics.is_drawn();
+        let began = is_timed.then(|| metrics.now());
+        let (buf, written) = self.write_uncounted(extent, block, buf).await;
+        metrics.stepped_maybe(Step::DataWrite, began, written.is_ok());
+        if written.is_ok() {
+            metrics.wrote(WrittenFor::Data, blocks - trailer);
+            metrics.wrote(WrittenFor::Trailer, trailer);
+        }
+        (buf, written)
+    }
+
+    pub(in super::super) async fn write_for(
+        &self,
+        purpose: WrittenFor,
+        extent: &D::Extent,
+        block: u64,
+        buf: D::Buf,
+    ) -> Transferred<D::Buf> {
+        let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
+        let (buf, written) = self.write_uncounted(extent, block, buf).await;
+        if written.is_ok() {
+            self.metrics.wrote(purpose, blocks);
+        }
+        (buf, written)
+    }
+
+    async fn write_uncounted(
+        &self,
+        extent: &D::Extent,
+        block: u64,
+        buf: D::Buf,
+    ) -> Transferred<D::Buf> {
+        let _under_way = UnderWay::new(&self.metrics.writes);
+        self.drive.write(extent, block, buf).await
+    }
+}
