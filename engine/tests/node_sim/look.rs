@@ -1,8 +1,11 @@
-//! What is on the drives of a node that is stopped.
+//! What is on the drives of a node: of one that is stopped, and of one that has no room left.
 
-use oriel_engine::store::{OpenOptions, Problem, check, index_in_memory, match_parts};
+use oriel_engine::store::{
+    NodeStore, OpenOptions, Problem, SlabState, check, index_in_memory, match_parts,
+};
 
 use super::life::{BLOBS_MAX, INDEXES, STORE, Simulation};
+use crate::store_sim::drive::SimDrive;
 use crate::store_sim::run::run_one_in;
 
 impl Simulation {
@@ -41,5 +44,24 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+
+    /// Whether a drive that takes blobs has no room for another slab, and no two slabs that compaction could make one of.
+    pub(super) async fn is_a_drive_full(&self, store: &NodeStore<SimDrive>) -> bool {
+        let takes: Vec<bool> = store
+            .stat()
+            .await
+            .drives
+            .iter()
+            .map(|drive| !drive.is_draining)
+            .collect();
+        let drives = store.metrics().await.drives;
+        drives.iter().zip(takes).any(|(drive, takes)| {
+            let log = drive.log.as_ref().filter(|_| takes);
+            log.is_some_and(|log| {
+                // Clients leave the last one to compaction.
+                log.slabs(SlabState::Free) < 2 && log.slabs_by_eighths[..3].iter().sum::<u64>() < 2
+            })
+        })
     }
 }
