@@ -185,7 +185,10 @@ impl CliError {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) => Exit::Usage,
+            Self::Usage(_)
+            | Self::Connect(ConnectError::BadName { .. } | ConnectError::BadOption { .. }) => {
+                Exit::Usage
+            }
             Self::Unknown { .. }
             | Self::NoAddresses { .. }
             | Self::NoRealm { .. }

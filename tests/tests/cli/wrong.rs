@@ -36,6 +36,7 @@ fn wrong_usage_says_what_is_right() {
         (&["put", "a", "--jobs", "0"], "1..=256"),
         (&["ping", "--interval", "x"], "0 to 86400"),
         (&["frobnicate"], "unrecognized subcommand"),
+        (&["--host", "me", "ls"], "'me' is no NQN"),
         (&["--to", "tcp://h/r", "ls"], "nvme+tcp://HOST:PORT/REALM"),
         (&["--to", "nvme+tcp://h", "ls"], "names no realm"),
     ] {
