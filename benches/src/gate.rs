@@ -56,6 +56,8 @@ pub(crate) enum Area {
     Index,
     /// The log store on a drive in memory, and on a disk beside plain files and foyer
     Store,
+    /// A node's windows beside SPDK's own target, over TCP on this machine (on the first two cores)
+    Target,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub(crate) enum GateError {
     Index(#[from] crate::index::IndexError),
     #[error(transparent)]
     Store(#[from] crate::store::StorePerfError),
+    #[error(transparent)]
+    Target(#[from] crate::target::TargetError),
     #[error(transparent)]
     Restart(#[from] crate::restart::RestartError),
 }
@@ -109,6 +113,7 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Ec => Ok(crate::ec::gate(args.rounds)),
         Area::Ring => Ok(crate::ring::gate(args.rounds)),
         Area::Index => Ok(crate::index::gate(args.rounds)?),
+        Area::Target => Ok(crate::target::gate(args.rounds, args.time)?),
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
             let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;

@@ -20,6 +20,7 @@ mod restart;
 mod ring;
 mod size;
 mod store;
+mod target;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ enum Command {
     Store(Box<store::StoreArgs>),
     Node(store::NodeArgs),
     Restart(restart::RestartArgs),
+    Target(target::TargetArgs),
+    #[command(hide = true)]
+    TargetSide(target::SideArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +86,10 @@ fn main() -> ExitCode {
         Command::Store(args) => store::run(args).map(ended).map_err(Into::into),
         Command::Node(args) => store::run_node(args).map(ended).map_err(Into::into),
         Command::Restart(args) => restart::run(args).map(ended).map_err(Into::into),
+        Command::Target(args) => target::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::TargetSide(args) => target::side(args).map(ended).map_err(Into::into),
         Command::Ec(args) => ec::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),

@@ -120,6 +120,8 @@ fn main() {
         println!("cargo:dpdk_lib={}", dir.display());
     }
     println!("cargo:dir={}", spdk.origin);
+    let dirs = std::env::join_paths(&spdk.lib_dirs).expect("no directory's name has a colon");
+    println!("cargo:lib_dirs={}", dirs.display());
 }
 
 fn find() -> Result<Spdk, String> {

@@ -201,6 +201,10 @@ async fn run<T>(
 }
 
 impl Session {
+    pub(crate) fn subsystems(&self) -> &Subsystems {
+        &self.subsystems
+    }
+
     /// Gives each reactor its SPDK thread, then makes the bdevs; `made` gets
     /// what has to be deleted again.
     async fn set_up(
