@@ -19,6 +19,7 @@ mod device;
 mod error;
 pub mod limits;
 mod node;
+mod observe;
 mod status;
 
 pub use error::{StartError, StopError};

@@ -1,5 +1,6 @@
 //! A target that serves a store's realms.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use oriel_engine::clock::Clock;
@@ -9,8 +10,8 @@ use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS};
 use oriel_spdk::Subsystems;
 use oriel_spdk::device::{DeviceSpec, Registered, register};
 use oriel_spdk::nvmf::{
-    Address, NamespaceOptions, Nqn, Nsid, Running, Subsystem, SubsystemSpec, Target, TargetOptions,
-    TransportOptions,
+    Address, NamespaceOptions, Nqn, Nsid, PollGroup, PollGroupError, PollGroupStat, Running,
+    Subsystem, SubsystemSpec, Target, TargetOptions, TransportOptions,
 };
 
 use crate::device::{LogDevice, Serves};
@@ -215,17 +216,33 @@ async fn build(
     Ok((discovery.start().await?, running))
 }
 
+thread_local! {
+    /// What serves the target on this core, for its numbers. Where a target has ended they are all zero.
+    static SERVES: RefCell<Option<PollGroup>> = const { RefCell::new(None) };
+}
+
+/// How many queues of hosts this core has served, and serves.
+pub(crate) fn served_here() -> Option<PollGroupStat> {
+    SERVES.with_borrow(|group| Some(group.as_ref()?.stat()))
+}
+
 /// Has a core serve the target.
 async fn join(target: &Target, core: CoreId) -> Result<(), StartError> {
     let groups = target.poll_groups();
-    // Dropping the poll group leaves it to the target.
-    let join = move || async move { groups.join().map(drop) };
+    // The target ends the poll group.
+    let join = move || async move {
+        let group = groups.join()?;
+        SERVES.replace(Some(group));
+        Ok(())
+    };
     let stopped = StartError::Core { core };
     let Ok(joined) = reactor::handle().spawn(core, "serve the target", join) else {
         return Err(stopped);
     };
     match joined.await {
-        Ok(joined) => joined.map_err(|source| StartError::PollGroup { core, source }),
+        Ok(joined) => {
+            joined.map_err(|source: PollGroupError| StartError::PollGroup { core, source })
+        }
         Err(_) => Err(stopped),
     }
 }

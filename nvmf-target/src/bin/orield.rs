@@ -91,7 +91,7 @@ fn work(options: Options) -> Result<(), DaemonError> {
         }
         What::Check => daemon::check_drives(&config, std::io::stdout()),
         What::Format { overwrite } => daemon::format(&config, overwrite),
-        What::Run { .. } => daemon::run(&config.clone(), is_new, move || {
+        What::Run { .. } => daemon::run(&config.clone(), is_new, move |status| {
             for realm in &config.realms {
                 for listener in &config.listeners {
                     println!(
@@ -103,6 +103,9 @@ fn work(options: Options) -> Result<(), DaemonError> {
                         realm.name
                     );
                 }
+            }
+            if let Some(status) = status {
+                println!("status at http://{status}/status, figures at http://{status}/metrics");
             }
             println!("ready");
         }),

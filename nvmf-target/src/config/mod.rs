@@ -14,6 +14,9 @@
 //! address = "127.0.0.1:4420"
 //! transport = "rdma"                           # or "tcp", which is what it is if left out
 //!
+//! [status]                                     # if left out, the node says nothing of itself over HTTP
+//! address = "127.0.0.1:9420"
+//!
 //! [[realm]]
 //! name = "models"
 //! id = 1
@@ -26,6 +29,7 @@ mod tests;
 mod text;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use oriel_engine::store::{FormatOptions, StoreId};
@@ -101,6 +105,8 @@ pub struct Config {
     pub devices: Vec<Device>,
     /// Where it listens.
     pub listeners: Vec<Address>,
+    /// Where it says how it is, over HTTP.
+    pub status: Option<SocketAddr>,
     /// The realms.
     pub realms: Vec<Realm>,
 }

@@ -32,6 +32,9 @@ impl Config {
             "journal_mib = {}",
             self.format.journal_blocks / MIB_BLOCKS
         ));
+        if let Some(address) = self.status {
+            line(format!("\n[status]\naddress = \"{address}\""));
+        }
         for device in &self.devices {
             line("\n[[device]]".into());
             line(match device {

@@ -25,6 +25,9 @@ hosts = ["nqn.2016-06.io.oriel:gpu7"]
 quota_mib = 64
 cache = "s3-fifo"
 verify = true
+
+[status]
+address = "[::1]:9420"
 "#;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -36,6 +39,7 @@ fn what_is_read_is_printed_with_all_that_was_left_out() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.devices, [Device::Path(PathBuf::from("etc/drive"))]);
     assert_eq!(config.realms[1].options.quota_blocks, Some(64 * 256));
+    assert_eq!(config.status, Some("[::1]:9420".parse().unwrap()));
     assert!(!config.realms[0].options.verify && config.realms[1].options.verify);
     let text = config.text();
     let again = Config::parse(Path::new("node.toml"), &text).unwrap();
@@ -64,6 +68,8 @@ fn what_is_wrong_is_named_with_its_line() {
         ("quota_mib = 64", "quota_mib = 0", 19, "at least 1"),
         ("quota_mib = 64\n", "", 19, "give it a quota_mib"),
         ("s3-fifo", "fifo", 20, "fifo"),
+        ("[::1]:9420", "127.0.0.1:4420", 24, "a port of its own"),
+        ("[::1]:9420", "[::1]", 24, ""),
         ("path = \"drive\"", "pci = \"3b:00\"", 5, "no PCI address"),
         ("path = \"drive\"", "", 4, "either a path or a pci address"),
         (

@@ -28,6 +28,7 @@ pub(super) struct Text {
     format: FormatText,
     device: Spanned<Vec<Spanned<DeviceText>>>,
     listener: Spanned<Vec<ListenerText>>,
+    status: Option<StatusText>,
     realm: Spanned<Vec<RealmText>>,
 }
 
@@ -51,6 +52,12 @@ struct ListenerText {
     address: Spanned<SocketAddr>,
     #[serde(default)]
     transport: TransportText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusText {
+    address: Spanned<SocketAddr>,
 }
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -159,6 +166,8 @@ pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> 
             "a store takes at least one blob".into()
         })?;
     }
+    let listeners = listeners(&text.listener)?;
+    let status = status(text.status.as_ref(), &listeners)?;
     Ok(Config {
         store: store(&text.store)?,
         cores,
@@ -167,7 +176,8 @@ pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> 
         blobs_max,
         format: format(&text.format)?,
         devices,
-        listeners: listeners(&text.listener)?,
+        listeners,
+        status,
         realms: realms(&text.node, &text.realm)?,
         node,
     })
@@ -264,6 +274,18 @@ fn listeners(text: &Spanned<Vec<ListenerText>>) -> Result<Vec<Address>, Wrong> {
         all.push(listener);
     }
     Ok(all)
+}
+
+fn status(text: Option<&StatusText>, listeners: &[Address]) -> Result<Option<SocketAddr>, Wrong> {
+    let Some(StatusText { address }) = text else {
+        return Ok(None);
+    };
+    let found = *address.get_ref();
+    let is_taken = listeners.contains(&Address::tcp(found));
+    check(address, !is_taken, || {
+        format!("hosts connect to {found}: give the status a port of its own")
+    })?;
+    Ok(Some(found))
 }
 
 fn realms(node: &Spanned<String>, text: &Spanned<Vec<RealmText>>) -> Result<Vec<Realm>, Wrong> {

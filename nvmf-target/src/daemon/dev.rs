@@ -31,7 +31,7 @@ pub fn dev(directory: &Path, port: u16) -> Result<(Config, bool), DaemonError> {
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let text = format!(
             "node = \"dev\"\nstore = \"{id}\"\n\n[format]\nslab_mib = 64\njournal_mib = 16\n\n[[device]]\npath = \"{DEV_FILE}\"\n\n\
-             [[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[[realm]]\nname = \"default\"\nid = 1\nhosts = \"any\"\n"
+             [[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[status]\naddress = \"127.0.0.1:0\"\n\n[[realm]]\nname = \"default\"\nid = 1\nhosts = \"any\"\n"
         );
         // Whole or not at all.
         let half = directory.join("orield.toml.new");

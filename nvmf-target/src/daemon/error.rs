@@ -1,5 +1,6 @@
 //! Why a node does not run.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use oriel_engine::reactor::RunError;
@@ -115,6 +116,16 @@ pub enum DaemonError {
     /// The target.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Its status.
+    #[error(
+        "the status cannot be served at {address} ({source}): give [status] an address of this machine and a port that is free"
+    )]
+    Status {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Its end.
     #[error(transparent)]
     Stop(#[from] StopError),

@@ -7,8 +7,9 @@ mod error;
 mod notify;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oriel_engine::clock::Clock;
 use oriel_engine::reactor::{
@@ -23,6 +24,7 @@ use oriel_spdk::nvmf::{RdmaOptions, TcpOptions, TransportKind, TransportOptions}
 use oriel_spdk::{EnvOptions, SpdkThread, Subsystems};
 
 use crate::config::{Config, Device};
+use crate::observe::{Endpoint, Identity, Serving};
 use crate::{Node, NodeSpec};
 pub use check::check_drives;
 pub use dev::dev;
@@ -66,21 +68,49 @@ pub fn format(config: &Config, may_overwrite: bool) -> Result<(), DaemonError> {
     })
 }
 
-/// Serves until SIGTERM or SIGINT, after making new drives a store's. `ready` is called when hosts can connect.
+/// Serves until SIGTERM or SIGINT, after making new drives a store's. `ready` is called when hosts can connect,
+/// with where the node says how it is.
 pub fn run(
     config: &Config,
     is_new: bool,
-    ready: impl FnOnce() + 'static,
+    ready: impl FnOnce(Option<SocketAddr>) + 'static,
 ) -> Result<(), DaemonError> {
     let config = config.clone();
     let new = match is_new {
         true => New::IfEmpty,
         false => New::No,
     };
+    // Before there are reactors, so that its threads are not held to a core of theirs.
+    let endpoint = endpoint(&config)?;
     on_reactors(&config.clone(), move |reactors, subsystems| async move {
-        let served = Box::pin(serve(&reactors, &subsystems, &config, new, ready)).await;
+        let how = How {
+            new,
+            endpoint: endpoint.as_ref(),
+        };
+        let served = Box::pin(serve(&reactors, &subsystems, &config, how, ready)).await;
         Ok((subsystems, served))
     })
+}
+
+fn endpoint(config: &Config) -> Result<Option<Endpoint>, DaemonError> {
+    let Some(address) = config.status else {
+        return Ok(None);
+    };
+    let identity = Identity {
+        node: config.node.clone(),
+        store: config.store,
+        realms: config.realms.clone(),
+        started: Instant::now(),
+    };
+    let started = Endpoint::start(address, identity);
+    let started = started.map_err(|source| DaemonError::Status { address, source })?;
+    Ok(Some(started))
+}
+
+/// How a node is served.
+struct How<'a> {
+    new: New,
+    endpoint: Option<&'a Endpoint>,
 }
 
 fn node_format(config: &Config) -> NodeFormat {
@@ -196,10 +226,10 @@ async fn serve(
     reactors: &ReactorHandle,
     subsystems: &Subsystems,
     config: &Config,
-    new: New,
-    ready: impl FnOnce(),
+    how: How<'_>,
+    ready: impl FnOnce(Option<SocketAddr>),
 ) -> Result<(), DaemonError> {
-    let opened = Box::pin(open(reactors, subsystems, config, new)).await?;
+    let opened = Box::pin(open(reactors, subsystems, config, how.new)).await?;
     let spec = NodeSpec {
         node: config.node.clone(),
         store: config.store,
@@ -214,7 +244,12 @@ async fn serve(
             if let Some(listener) = &listener {
                 listener.tell("READY=1");
             }
-            ready();
+            let endpoint = how.endpoint;
+            let _told = endpoint.map(|endpoint| {
+                let store = opened.store.clone();
+                endpoint.serve(reactors.clone(), Serving { store })
+            });
+            ready(endpoint.map(Endpoint::address));
             let mut alive = pin!(say_alive(reactors.clone()));
             let mut stop = pin!(stop_requested());
             let mut is_watched = true;
