@@ -8,4 +8,5 @@
 mod blobs;
 mod killed;
 mod support;
+mod terminal;
 mod wrong;
