@@ -315,8 +315,14 @@ impl Simulation {
             }
             NodeError::LogEnds { .. } if is_faulty => Answer::Refused,
             NodeError::Moved { .. } => Answer::Refused,
-            // Its drive was emptied, and let go.
-            NodeError::NoSuchPosition { .. } if self.report.borrow().drained > 0 => Answer::Refused,
+            // Its drive was emptied, and let go, or was forgotten, perhaps just now.
+            NodeError::NoSuchPosition { .. }
+                if self.report.borrow().drained > 0
+                    || self.is_unsure.get()
+                    || !self.forgotten.borrow().is_empty() =>
+            {
+                Answer::Refused
+            }
             NodeError::Drive {
                 source: StoreError::Full,
                 ..

@@ -78,10 +78,19 @@ impl Known {
         let is_in_doubt = done
             .iter()
             .any(|(op, answer)| *op == Op::Delete && *answer == Answer::Unknown);
+        if [Answer::Created, Answer::Deleted(true)]
+            .iter()
+            .all(|wanted| done.iter().any(|(_, answer)| answer == wanted))
+        {
+            // Where drives come or go, a delete looks again, and may take away what was put after it took the first.
+            done.push((Op::Delete, Answer::Unknown));
+        }
         if may_be_lost {
-            // Its drive may have been lost in the middle: then it is hidden, and another one may be put.
+            // Its drive may have been lost in the middle: then it is hidden, and another one may be put; its own next
+            // attempt may have found that one.
             let put = done.iter().filter_map(|(op, answer)| match (op, answer) {
-                (Op::Put(value), Answer::Created | Answer::Unknown) => Some(*value),
+                (Op::Put(_), Answer::Refused) => None,
+                (Op::Put(value), _) => Some(*value),
                 _ => None,
             });
             self.hidden.extend(put);

@@ -75,18 +75,31 @@ impl<D: NodeDrive> Keeper<D> {
         let mut kept = Kept::new(number, Some(seat.clone()), name.clone());
         kept.slab_blocks = format.slab_blocks;
         self.state.borrow_mut().kept.push(kept);
-        self.commit(|roster| {
-            roster.next += 1;
-            roster.members.push(Member {
-                number,
-                capacity_blocks,
-                is_draining: false,
-                is_hungry: true,
-                is_voter: true,
-                name: name.to_string(),
-            });
-        })
-        .await;
+        let is_told = self
+            .commit(|roster| {
+                roster.next += 1;
+                roster.members.push(Member {
+                    number,
+                    capacity_blocks,
+                    is_draining: false,
+                    is_hungry: true,
+                    is_voter: true,
+                    name: name.to_string(),
+                });
+            })
+            .await;
+        if !is_told {
+            // The others failed just now, and know nothing of this one: so it is not the store's.
+            let voters = {
+                let mut state = self.state.borrow_mut();
+                state.kept.retain(|kept| kept.number != number);
+                let members = &mut state.roster.members;
+                members.retain(|member| member.number != number);
+                state.roster.voters(&present(&state.kept))
+            };
+            self.publish().await;
+            return Err(NodeError::ReadOnly { voters }.into());
+        }
         self.take_in(seat, number).await?;
         Ok(number)
     }
@@ -204,6 +217,7 @@ impl<D: NodeDrive> Keeper<D> {
                 roster,
                 kept,
                 voters: before,
+                ..
             } = &mut *state;
             let mut without = roster.clone();
             without.members.retain(|member| member.number != number);

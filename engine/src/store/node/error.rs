@@ -81,7 +81,9 @@ pub enum NodeError {
         position: Position,
     },
     /// A window of no drive.
-    #[error("{position} was never handed out")]
+    #[error(
+        "{position} is on no drive of the store: it was never handed out, or its drive was given up"
+    )]
     NoSuchPosition {
         /// The window.
         position: Position,

@@ -276,7 +276,8 @@ impl<D: NodeDrive> NodeStore<D> {
         self.heard(table, home, answer)
     }
 
-    /// Takes a blob away; whether it was there.
+    /// Takes a blob away; whether it was there. Where a drive comes or goes in the middle, it looks again, and may so take
+    /// away what somebody else put meanwhile.
     pub async fn delete(&self, realm: RealmId, key: Key) -> Result<bool, NodeError> {
         match self.delete_form(realm, key, Some(Form::Whole)).await {
             Err(error) if error.is_in_parts() => Box::pin(self.delete_large(realm, key)).await,

@@ -61,6 +61,8 @@ pub(super) struct State<D> {
     pub(super) kept: Vec<Kept<D>>,
     /// The voters of the roster that was written to all drives last.
     pub(super) voters: Vec<DriveNumber>,
+    /// How many slots that roster leased.
+    pub(super) slots: usize,
 }
 
 impl<D: NodeDrive> State<D> {
@@ -155,6 +157,7 @@ impl<D: NodeDrive> Keeper<D> {
         let voters = roster.members.iter().filter(|member| member.is_voter);
         let voters = voters.map(|member| member.number).collect();
         let state = State {
+            slots: roster.slots.len(),
             roster,
             kept,
             voters,
@@ -256,8 +259,11 @@ impl<D: NodeDrive> Keeper<D> {
         let slabs = {
             let mut state = self.state.borrow_mut();
             let slab_blocks = state.kept(number).map_or(0, |kept| kept.slab_blocks);
+            let is_writable = state.roster.voters(&present(&state.kept)).is_majority();
             match slab_blocks {
                 0 => Vec::new(),
+                // Too few drives cannot know what was leased to others meanwhile.
+                _ if !is_writable => Vec::new(),
                 slab_blocks => {
                     let first = self.options.quiet_blocks.div_ceil(slab_blocks);
                     let leases = state.roster.leases(number, slab_blocks).into_iter();
@@ -293,20 +299,29 @@ impl<D: NodeDrive> Keeper<D> {
             let left = seat.call(|lane| async move { lane.slabs_left() }).await;
             return left.is_ok_and(|left| left > 0);
         }
-        self.commit(|_| ()).await;
+        let is_told = self.commit(|_| ()).await;
         self.publish().await;
         self.give_leases(number, &seat).await;
-        true
+        is_told
     }
 
     // ---- The roster and the table ---------------------------------------------------------------
 
     /// Changes the roster, and writes it to all drives that are there. Those that it cannot be written to are lost, which
-    /// is a change as well. False if too few are left to write to.
+    /// is a change as well. False if too few are left to write to; then nothing is leased that was not leased before.
     pub(super) async fn commit(&self, change: impl FnOnce(&mut Roster)) -> bool {
-        if !self.is_writable() {
-            return false;
+        let is_told = self.is_writable() && self.write_everywhere(change).await;
+        let mut state = self.state.borrow_mut();
+        let State { roster, slots, .. } = &mut *state;
+        match is_told {
+            true => *slots = roster.slots.len(),
+            // Whoever starts next may lease them to another drive.
+            false => roster.slots.truncate(*slots),
         }
+        is_told
+    }
+
+    async fn write_everywhere(&self, change: impl FnOnce(&mut Roster)) -> bool {
         change(&mut self.state.borrow_mut().roster);
         loop {
             let (roster, seats) = {
@@ -333,6 +348,7 @@ impl<D: NodeDrive> Keeper<D> {
                 (state.roster.clone(), state.seats())
             };
             let mut is_everywhere = true;
+            // A drive that is new comes last: it must not say that it is one of the store's when the others do not know.
             for (number, seat) in seats {
                 let roster = roster.clone();
                 let written =
@@ -340,6 +356,7 @@ impl<D: NodeDrive> Keeper<D> {
                 if let Err(error) = written.await.map_err(stopped).and_then(|written| written) {
                     self.lose(number, Loss::Unreadable(error));
                     is_everywhere = false;
+                    break;
                 }
             }
             if is_everywhere {
