@@ -478,6 +478,24 @@ oriel_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, cons
 #endif
 }
 
+void
+oriel_nvmf_disconnect_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, oriel_done cb, void *ctx)
+{
+#if SPDK_SINCE(26, 5)
+	int rc = spdk_nvmf_subsystem_disconnect_host(subsystem, nqn, cb, ctx, 0);
+#elif SPDK_SINCE(20, 10)
+	int rc = spdk_nvmf_subsystem_disconnect_host(subsystem, nqn, cb, ctx);
+#else
+	int rc = -ENOTSUP;
+
+	(void)subsystem;
+	(void)nqn;
+#endif
+	if (rc != 0) {
+		cb(ctx, rc);
+	}
+}
+
 uint32_t
 oriel_nvmf_add_namespace(struct spdk_nvmf_subsystem *subsystem, const struct oriel_nvmf_namespace_opts *in)
 {

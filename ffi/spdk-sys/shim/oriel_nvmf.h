@@ -94,6 +94,9 @@ int spdk_nvmf_subsystem_set_allow_any_host(struct spdk_nvmf_subsystem *subsystem
 int oriel_nvmf_add_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, const char *key,
 			const char *controller_key);
 int spdk_nvmf_subsystem_remove_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn);
+/* Ends the connections of a host to the subsystem. -ENOTSUP before v20.10. From v26.05 on cb runs when they have ended,
+ * before when their end has begun. */
+void oriel_nvmf_disconnect_host(struct spdk_nvmf_subsystem *subsystem, const char *nqn, oriel_done cb, void *ctx);
 
 struct oriel_nvmf_namespace_opts {
 	const char *bdev;

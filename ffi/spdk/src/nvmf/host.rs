@@ -1,15 +1,29 @@
 //! Who may connect to a subsystem.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, c_int};
 use std::io;
 use std::ptr;
 
 use oriel_spdk_sys as sys;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::nqn::Nqn;
-use super::subsystem::{Quiet, Subsystem};
-use crate::SPDK_RELEASE;
+use super::subsystem::{Quiet, Running, Subsystem};
+use crate::oneshot::{oneshot, reply_rc};
+use crate::{SPDK_RELEASE, Subsystems};
+
+/// Whether the linked SPDK has DH-HMAC-CHAP: from v24.05.
+pub fn has_dh_chap() -> bool {
+    // Two digits each, so the order of the text is that of the releases.
+    SPDK_RELEASE >= "24.05"
+}
+
+/// Whether connections of one host can be ended: from v21.04, where SPDK also says who is connected.
+pub fn has_disconnect() -> bool {
+    SPDK_RELEASE >= "21.04"
+}
 
 /// DH-HMAC-CHAP keys, by their names in SPDK's keyring. From v24.05.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +67,22 @@ pub enum HostError {
     NotAllowed {
         /// The host.
         host: Nqn,
+    },
+    /// Too old a release.
+    #[error(
+        "the linked SPDK v{release} cannot end the connections of one host: link v21.04 or newer, or restart the target"
+    )]
+    NoDisconnect {
+        /// The release.
+        release: &'static str,
+    },
+    /// SPDK does not say who is connected.
+    #[error("SPDK does not say which hosts are connected to {subsystem}: {reason}")]
+    Unknown {
+        /// To what.
+        subsystem: Nqn,
+        /// SPDK's words.
+        reason: String,
     },
     /// SPDK refused.
     #[error("the hosts of the subsystem could not be changed ({})", io::Error::from_raw_os_error(*errno))]
@@ -117,7 +147,8 @@ impl<S: Quiet> Subsystem<S> {
         }
     }
 
-    /// Takes a host out of the list. Connections that it has stay until they end.
+    /// Takes a host out of the list. Connections that it has stay until they end, or until
+    /// [`disconnect`](Subsystem::disconnect) ends them.
     pub fn remove_host(&self, host: &Nqn) -> Result<(), HostError> {
         let nqn = host.to_c();
         // SAFETY: as in allow_any_host.
@@ -127,5 +158,55 @@ impl<S: Quiet> Subsystem<S> {
             libc::ENOENT => Err(HostError::NotAllowed { host: host.clone() }),
             _ => checked(rc),
         }
+    }
+}
+
+impl Subsystem<Running> {
+    /// What the hosts that are connected call themselves, which need be no good name. SPDK pauses the subsystem for a moment to find out, as
+    /// [`pause_for_hosts`](Self::pause_for_hosts) does.
+    pub async fn connected_hosts(
+        &self,
+        subsystems: &Subsystems,
+    ) -> Result<BTreeSet<String>, HostError> {
+        if !has_disconnect() {
+            return Err(HostError::NoDisconnect {
+                release: SPDK_RELEASE,
+            });
+        }
+        let unknown = |reason: String| HostError::Unknown {
+            subsystem: self.nqn().clone(),
+            reason,
+        };
+        let params = json!({ "nqn": self.nqn().as_str(), "tgt_name": self.target().name });
+        let method = "nvmf_subsystem_get_controllers";
+        let answer = subsystems.rpc().call(method, params).await;
+        let answer = answer.map_err(|error| unknown(error.to_string()))?;
+        let Value::Array(controllers) = answer else {
+            return Err(unknown("its answer is no list".into()));
+        };
+        let names = controllers.iter().filter_map(|of| of["hostnqn"].as_str());
+        let hosts: BTreeSet<String> = names.map(str::to_owned).collect();
+        Ok(hosts)
+    }
+
+    /// Ends the connections of a host. It may connect again as long as it is allowed to.
+    pub async fn disconnect(&self, host: &str) -> Result<(), HostError> {
+        if !has_disconnect() {
+            return Err(HostError::NoDisconnect {
+                release: SPDK_RELEASE,
+            });
+        }
+        let Ok(nqn) = CString::new(host) else {
+            // Names on the network end at their first NUL.
+            return Ok(());
+        };
+        let (reply, ended) = oneshot::<c_int>();
+        let ctx = reply.into_raw();
+        // SAFETY: the subsystem exists, this is its thread (not Send), SPDK copies the name, and reply_rc takes the reply
+        // back once.
+        self.enter(|raw| unsafe {
+            sys::oriel_nvmf_disconnect_host(raw, nqn.as_ptr(), Some(reply_rc), ctx)
+        });
+        checked(ended.await)
     }
 }

@@ -48,7 +48,7 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 pub use address::{Address, ListenError, UnlistenError};
-pub use host::{DhChap, HostError};
+pub use host::{DhChap, HostError, has_dh_chap, has_disconnect};
 pub use namespace::{NamespaceError, NamespaceEvent, NamespaceOptions, Nsid, RemoveNamespaceError};
 pub use nqn::{DISCOVERY_NQN, Nqn, NqnError};
 pub use poll_group::{PollGroup, PollGroupError, PollGroupStat, PollGroups};

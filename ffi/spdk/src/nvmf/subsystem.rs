@@ -488,6 +488,12 @@ impl Subsystem<Running> {
         self.pause_with(only).await
     }
 
+    /// Holds back connects and what else hosts ask of the subsystem itself. Commands to its namespaces go on, except with
+    /// v20.07, which holds them as well.
+    pub async fn pause_for_hosts(self) -> Result<Subsystem<Paused>, StateError> {
+        self.pause_with(None).await
+    }
+
     /// Pauses the subsystem and holds back the commands to this namespace, so that it can be removed.
     pub async fn pause_for(self, nsid: Nsid) -> Result<Subsystem<Paused>, StateError> {
         self.pause_with(Some(nsid)).await

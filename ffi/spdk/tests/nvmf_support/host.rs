@@ -45,7 +45,7 @@ pub(crate) fn range() -> BlockRange {
 pub(crate) struct Host {
     child: Child,
     stdin: Option<ChildStdin>,
-    answers: Receiver<String>,
+    pub(crate) answers: Receiver<String>,
 }
 
 fn lines_of(source: impl std::io::Read + Send + 'static) -> Receiver<String> {
@@ -108,12 +108,6 @@ impl Host {
         .await
     }
 
-    /// Whether an answer has come.
-    pub(crate) fn try_answer(&self) -> Option<String> {
-        let line = self.answers.try_recv().ok()?;
-        line.strip_prefix(MARK).map(str::to_owned)
-    }
-
     pub(crate) fn tell(&mut self, line: &str) {
         let stdin = self
             .stdin
@@ -130,22 +124,6 @@ impl Host {
     pub(crate) async fn attach(&mut self, address: Address, subsystem: &str, host: &str) -> String {
         let (ip, port) = (address.socket.ip(), address.socket.port());
         self.ask(&format!("attach {ip} {port} {subsystem} {host}"))
-            .await
-    }
-
-    /// Tells the host of a key and attaches with it.
-    pub(crate) async fn attach_with_key(
-        &mut self,
-        address: Address,
-        subsystem: &str,
-        host: &str,
-        key: (&str, &Path),
-    ) -> String {
-        let (name, path) = key;
-        let known = self.ask(&format!("key {name} {}", path.display())).await;
-        assert_eq!(known, "ok");
-        let (ip, port) = (address.socket.ip(), address.socket.port());
-        self.ask(&format!("attach {ip} {port} {subsystem} {host} {name}"))
             .await
     }
 
