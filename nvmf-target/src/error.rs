@@ -3,6 +3,7 @@
 use oriel_engine::reactor::CoreId;
 use oriel_engine::store::{NodeError, RealmId};
 use oriel_spdk::device::{RegisterError, UnregisterError};
+use oriel_spdk::keyring::KeyringError;
 use oriel_spdk::nvmf::{
     CreateSubsystemError, HostError, ListenError, NamespaceError, NqnError, PollGroupError,
     ShutDownError, StateError, TargetError, TransportError,
@@ -77,6 +78,9 @@ pub enum StartError {
     /// A host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// A secret of a host.
+    #[error(transparent)]
+    Key(#[from] KeyringError),
     /// A core serves nobody.
     #[error("core {core} does not serve the target: {source}")]
     PollGroup {

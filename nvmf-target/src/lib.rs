@@ -17,10 +17,12 @@ pub mod config;
 pub mod daemon;
 mod device;
 mod error;
+mod hosts;
 pub mod limits;
 mod node;
 mod observe;
 mod status;
 
 pub use error::{StartError, StopError};
-pub use node::{Hosts, Node, NodeSpec, Realm};
+pub use hosts::{Host, HostKeys, Hosts};
+pub use node::{HostsError, Node, NodeSpec, Realm};

@@ -1,5 +1,7 @@
 //! A target that serves a store's realms.
 
+mod hosts;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -11,21 +13,15 @@ use oriel_spdk::Subsystems;
 use oriel_spdk::device::{DeviceSpec, Registered, register};
 use oriel_spdk::nvmf::{
     Address, NamespaceOptions, Nqn, Nsid, PollGroup, PollGroupError, PollGroupStat, Running,
-    Subsystem, SubsystemSpec, Target, TargetOptions, TransportOptions,
+    Stopped, Subsystem, SubsystemSpec, Target, TargetOptions, TransportOptions,
 };
 
 use crate::device::{LogDevice, Serves};
 use crate::error::{StartError, StopError};
+use crate::hosts::Hosts;
 use crate::limits::IO_BYTES_MAX;
-
-/// Who may connect to a realm.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Hosts {
-    /// Everybody who reaches a listener.
-    Any,
-    /// Hosts of these names.
-    Only(Vec<Nqn>),
-}
+pub use hosts::HostsError;
+use hosts::Keys;
 
 /// A realm that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,9 +104,19 @@ fn namespace_id(store: StoreId, realm: RealmId) -> [u8; 16] {
 pub struct Node {
     target: Target,
     devices: Vec<Registered>,
-    // They stay what they are until the target ends.
-    _discovery: Option<Subsystem<Running>>,
-    _subsystems: Vec<Subsystem<Running>>,
+    // It stays what it is until the target ends.
+    _discovery: Subsystem<Running>,
+    realms: Vec<Served>,
+    keys: Keys,
+}
+
+/// A realm that hosts can connect to.
+struct Served {
+    name: String,
+    /// Who may.
+    hosts: Hosts,
+    /// Gone where a change did not come to its end: it can serve all the same, and the target ends it.
+    subsystem: Option<Subsystem<Running>>,
 }
 
 /// What was started, to be ended in order.
@@ -159,13 +165,19 @@ impl Node {
             target: Target::new(subsystems, &options)?,
             devices: Vec::new(),
         };
-        let built = build(&mut parts, store, clock, spec).await;
+        let mut keys = Keys::default();
+        let hosts = spec.realms.iter().map(|realm| &realm.hosts);
+        let built = match keys.add(subsystems, hosts).await {
+            Ok(()) => build(&mut parts, store, clock, spec, &keys).await,
+            Err(error) => Err(error.into()),
+        };
         match built {
-            Ok((discovery, running)) => Ok(Self {
+            Ok((discovery, realms)) => Ok(Self {
                 target: parts.target,
                 devices: parts.devices,
-                _discovery: Some(discovery),
-                _subsystems: running,
+                _discovery: discovery,
+                realms,
+                keys,
             }),
             Err(error) => {
                 if let Err(also) = parts.end().await {
@@ -185,13 +197,14 @@ impl Node {
     }
 }
 
-type Built = (Subsystem<Running>, Vec<Subsystem<Running>>);
+type Built = (Subsystem<Running>, Vec<Served>);
 
 async fn build(
     parts: &mut Parts,
     store: &NodeStore<SpdkDrive>,
     clock: &Clock,
     spec: &NodeSpec,
+    keys: &Keys,
 ) -> Result<Built, StartError> {
     for transport in &spec.transports {
         let sized = TransportOptions {
@@ -207,7 +220,16 @@ async fn build(
     }
     let mut running = Vec::new();
     for realm in &spec.realms {
-        running.push(serve(parts, store, clock, spec, realm).await?);
+        let subsystem = subsystem(parts, store, clock, spec, realm)?;
+        hosts::change(&subsystem, keys, &Hosts::Only(Vec::new()), &realm.hosts)?;
+        for listener in &spec.listeners {
+            subsystem.add_listener(*listener).await?;
+        }
+        running.push(Served {
+            name: realm.name.clone(),
+            hosts: realm.hosts.clone(),
+            subsystem: Some(subsystem.start().await?),
+        });
     }
     let discovery = parts.target.add_subsystem(&SubsystemSpec::discovery())?;
     for listener in &spec.listeners {
@@ -247,13 +269,14 @@ async fn join(target: &Target, core: CoreId) -> Result<(), StartError> {
     }
 }
 
-async fn serve(
+/// A realm's subsystem with its namespace, which nobody may connect to yet.
+fn subsystem(
     parts: &mut Parts,
     store: &NodeStore<SpdkDrive>,
     clock: &Clock,
     spec: &NodeSpec,
     realm: &Realm,
-) -> Result<Subsystem<Running>, StartError> {
+) -> Result<Subsystem<Stopped>, StartError> {
     let RealmOptions { id, cache, .. } = realm.options;
     let uuid = namespace_id(spec.store, id);
     let device = DeviceSpec {
@@ -293,14 +316,7 @@ async fn serve(
     subsystem.add_namespace(&device.name, &namespace, move |_, event| {
         tracing::debug!(realm = name, ?event, "a realm's namespace changes");
     })?;
-    match &realm.hosts {
-        Hosts::Any => subsystem.allow_any_host(true)?,
-        Hosts::Only(hosts) => hosts.iter().try_for_each(|host| subsystem.add_host(host))?,
-    }
-    for listener in &spec.listeners {
-        subsystem.add_listener(*listener).await?;
-    }
-    Ok(subsystem.start().await?)
+    Ok(subsystem)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use oriel_nvmf_target::config::Config;
-use oriel_nvmf_target::daemon::{self, DaemonError};
+use oriel_nvmf_target::daemon::{self, DaemonError, Source};
 use oriel_spdk::nvmf::{Address, TransportKind};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -79,11 +79,16 @@ fn work(options: Options) -> Result<(), DaemonError> {
         What::Run { port } => *port,
         What::Config | What::Check | What::Format { .. } => 4420,
     };
-    let (config, is_new) = match (&options.node.config, &options.node.dev) {
-        (Some(file), _) => (Config::read(file)?, false),
+    let source = match (options.node.config, &options.node.dev) {
+        (Some(file), _) => Source {
+            config: Config::read(&file)?,
+            file,
+            is_new: false,
+        },
         (None, Some(directory)) => daemon::dev(directory, port)?,
         (None, None) => unreachable!("one of them is required"),
     };
+    let config = source.config.clone();
     match what {
         What::Config => {
             print!("{}", config.text());
@@ -91,7 +96,7 @@ fn work(options: Options) -> Result<(), DaemonError> {
         }
         What::Check => daemon::check_drives(&config, std::io::stdout()),
         What::Format { overwrite } => daemon::format(&config, overwrite),
-        What::Run { .. } => daemon::run(&config.clone(), is_new, move |status| {
+        What::Run { .. } => daemon::run(source, move |status| {
             for realm in &config.realms {
                 for listener in &config.listeners {
                     println!(

@@ -20,10 +20,13 @@
 //! [[realm]]
 //! name = "models"
 //! id = 1
-//! hosts = "any"                                # or ["nqn....", ...]
+//! hosts = "any"                                # or ["nqn....", { nqn = "nqn....", key = "keys/gpu7" }, ...]
 //! ```
 
+mod change;
+mod hosts;
 mod print;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -33,10 +36,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use oriel_engine::store::{FormatOptions, StoreId};
-use oriel_spdk::nvmf::Address;
-use oriel_spdk::{CoreSet, PciAddress};
+use oriel_spdk::nvmf::{Address, has_dh_chap};
+use oriel_spdk::{CoreSet, PciAddress, SPDK_RELEASE};
 
 use crate::Realm;
+pub use change::Fixed;
 use text::{Text, Wrong, effective};
 
 /// Blocks in a MiB.
@@ -112,28 +116,61 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file, and looks at the secrets that it names.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
             file: file.to_owned(),
             source,
         })?;
-        Self::parse(file, &text)
+        let check_secret =
+            |path: &Path| secret::check_file(path).map_err(|error| error.to_string());
+        Self::parse_with(file, &text, &Around::linked(file, &check_secret))
     }
 
-    /// Reads the text of a file.
+    /// Reads the text of a file. Nothing else is looked at.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_with(file, text, &Around::linked(file, &|_| Ok(())))
+    }
+
+    fn parse_with(file: &Path, text: &str, around: &Around<'_>) -> Result<Self, ConfigError> {
         let parsed: Result<Text, _> = toml::from_str(text);
         let parsed = parsed.map_err(|error| {
             let span = error.span().unwrap_or(0..0);
             Wrong(span, error.message().trim().replace('\n', "; "))
         });
-        let directory = file.parent().unwrap_or(Path::new("."));
-        let checked = parsed.and_then(|parsed| effective(directory, &parsed));
+        let checked = parsed.and_then(|parsed| effective(around, &parsed));
         checked.map_err(|Wrong(at, what)| ConfigError::Wrong {
             file: file.to_owned(),
-            line: 1 + text[..at.start.min(text.len())].matches('\n').count(),
+            line: line(text, at.start),
             what,
         })
+    }
+}
+
+/// The line that a byte of a text is in, from 1. What is behind its end is in its last line.
+fn line(text: &str, at: usize) -> usize {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// What a text is checked against.
+struct Around<'a> {
+    /// Where paths begin.
+    directory: &'a Path,
+    /// The linked SPDK.
+    release: &'a str,
+    has_dh_chap: bool,
+    /// What is wrong with a file that should hold a secret.
+    check_secret: &'a dyn Fn(&Path) -> Result<(), String>,
+}
+
+impl<'a> Around<'a> {
+    fn linked(file: &'a Path, check_secret: &'a dyn Fn(&Path) -> Result<(), String>) -> Self {
+        Self {
+            directory: file.parent().unwrap_or(Path::new(".")),
+            release: SPDK_RELEASE,
+            has_dh_chap: has_dh_chap(),
+            check_secret,
+        }
     }
 }

@@ -6,7 +6,7 @@ use oriel_engine::store::Policy;
 use oriel_spdk::nvmf::{Address, TransportKind};
 
 use super::{Config, Device, MIB_BLOCKS};
-use crate::{Hosts, Realm};
+use crate::{Host, Hosts, Realm};
 
 impl Config {
     /// The same as text, with all that was left out.
@@ -61,7 +61,7 @@ impl Config {
                 Hosts::Any => "hosts = \"any\"".into(),
                 Hosts::Only(hosts) => {
                     let hosts: Vec<String> =
-                        hosts.iter().map(|host| quoted(&host.to_string())).collect();
+                        hosts.iter().map(|host| host_text(host, &quoted)).collect();
                     format!("hosts = [{}]", hosts.join(", "))
                 }
             });
@@ -77,4 +77,17 @@ impl Config {
         }
         text
     }
+}
+
+fn host_text(host: &Host, quoted: &impl Fn(&str) -> String) -> String {
+    let nqn = quoted(host.nqn.as_str());
+    let Some(keys) = &host.keys else { return nqn };
+    let mut text = format!(
+        "{{ nqn = {nqn}, key = {}",
+        quoted(&keys.host.to_string_lossy())
+    );
+    if let Some(key) = &keys.controller {
+        text += &format!(", controller_key = {}", quoted(&key.to_string_lossy()));
+    }
+    text + " }"
 }

@@ -65,6 +65,14 @@ fn what_is_wrong_is_named_with_its_line() {
         ("\"cache\"", "\"models\"", 16, "two realms 'models'"),
         ("\"any\"", "\"all\"", 13, "not \"all\""),
         ("nqn.2016-06", "nqn.16-06", 18, "NVMe qualified name"),
+        ("hosts = [", "hosts = [\n7, ", 19, "an NQN"),
+        (
+            "hosts = [",
+            "hosts = [\n\n\"nqn.2016-06.io.oriel:gpu7\",\n",
+            21,
+            "there twice",
+        ),
+        ("hosts = \"any\"", "hosts = 7", 13, "a list of hosts"),
         ("quota_mib = 64", "quota_mib = 0", 19, "at least 1"),
         ("quota_mib = 64\n", "", 19, "give it a quota_mib"),
         ("s3-fifo", "fifo", 20, "fifo"),
@@ -128,4 +136,62 @@ fn nvme_drives_and_rdma_are_taken_at_their_word() {
     assert_eq!(config.devices, [Device::Pci(address)]);
     assert_eq!(config.listeners[0].to_string(), "rdma://127.0.0.1:4420");
     assert_eq!(parse(&config.text()), Ok(config));
+}
+
+/// As with an SPDK that has DH-HMAC-CHAP, or has not, and files that hold secrets unless they are called "bad".
+fn parse_with(text: &str, has_dh_chap: bool) -> Result<Config, String> {
+    let check_secret = |path: &Path| match path.ends_with("bad") {
+        true => Err("holds no secret".into()),
+        false => Ok(()),
+    };
+    let around = Around {
+        directory: Path::new("etc"),
+        release: "31.13",
+        has_dh_chap,
+        check_secret: &check_secret,
+    };
+    let parsed = Config::parse_with(Path::new("etc/node.toml"), text, &around);
+    parsed.map_err(|error| error.to_string())
+}
+
+#[test]
+fn hosts_have_keys_where_spdk_takes_them() {
+    let name = "nqn.2016-06.io.oriel:gpu7";
+    let with = |host: &str| GOOD.replace(&format!("[\"{name}\"]"), &format!("[\n{host}\n]"));
+    let keyed = format!("{{ nqn = \"{name}\", key = \"keys/7\", controller_key = \"/k\" }}");
+    let config = parse_with(&with(&keyed), true).unwrap();
+    let keys = crate::HostKeys {
+        host: "etc/keys/7".into(),
+        controller: Some("/k".into()),
+    };
+    let nqn = name.parse().unwrap();
+    let host = crate::Host {
+        nqn,
+        keys: Some(keys),
+    };
+    assert_eq!(config.realms[1].hosts, crate::Hosts::Only(vec![host]));
+    // What is printed is read from where orield stands, as all paths of it are.
+    let again = config.text().replace("\"etc/", "\"");
+    assert_eq!(parse_with(&again, true), Ok(config));
+
+    let refused = parse_with(&with(&keyed), false).unwrap_err();
+    for word in ["etc/node.toml, line 19: ", "v31.13", "v24.05 or newer"] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    let plain = with(&format!("{{ nqn = \"{name}\" }}"));
+    assert!(parse_with(&plain, false).is_ok());
+    for (host, word) in [
+        (keyed.replace("keys/7", "bad"), "the key etc/bad holds no"),
+        (keyed.replace("/k", "/bad"), "the key /bad holds no secret"),
+        (keyed.replace(" key =", " keys ="), "keys"),
+        (keyed.replace("nqn =", "name ="), "name"),
+        (
+            keyed.replace("key = \"keys/7\", ", ""),
+            "for hosts that have a key",
+        ),
+    ] {
+        let refused = parse_with(&with(&host), true).unwrap_err();
+        let is_there = refused.starts_with("etc/node.toml, line 19: ");
+        assert!(is_there && refused.contains(word), "{host}: {refused}");
+    }
 }

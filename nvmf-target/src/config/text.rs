@@ -6,14 +6,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use oriel_engine::store::{FormatOptions, Policy, RealmId, RealmOptions, StoreId};
-use oriel_spdk::nvmf::{Address, Nqn};
+use oriel_spdk::nvmf::Address;
 use oriel_spdk::{CoreSet, PciAddress};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, Device, MIB_BLOCKS};
+use super::hosts::{HostsText, hosts};
+use super::{Around, Config, Device, MIB_BLOCKS};
+use crate::Realm;
 use crate::limits::{BLOBS_DEFAULT, MEMORY_MIB_DEFAULT, MEMORY_MIB_LEAST, MEMORY_MIB_LEAST_HUGE};
-use crate::{Hosts, Realm};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,13 +81,6 @@ struct RealmText {
     verify: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum HostsText {
-    Word(String),
-    List(Vec<String>),
-}
-
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
 enum CacheText {
@@ -97,14 +91,18 @@ enum CacheText {
 /// A place in the text, and what is wrong there.
 pub(super) struct Wrong(pub(super) Range<usize>, pub(super) String);
 
-fn check<T>(at: &Spanned<T>, holds: bool, what: impl FnOnce() -> String) -> Result<(), Wrong> {
+pub(super) fn check<T>(
+    at: &Spanned<T>,
+    holds: bool,
+    what: impl FnOnce() -> String,
+) -> Result<(), Wrong> {
     match holds {
         true => Ok(()),
         false => Err(Wrong(at.span(), what())),
     }
 }
 
-pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> {
+pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wrong> {
     let node = text.node.get_ref().clone();
     let cores = match &text.cores {
         None => CoreSet::allowed().first(1),
@@ -128,7 +126,7 @@ pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> 
             )
         })?;
     }
-    let devices = devices(directory, &text.device)?;
+    let devices = devices(around.directory, &text.device)?;
     let has_pci = devices
         .iter()
         .any(|device| matches!(device, Device::Pci(_)));
@@ -178,7 +176,7 @@ pub(super) fn effective(directory: &Path, text: &Text) -> Result<Config, Wrong> 
         devices,
         listeners,
         status,
-        realms: realms(&text.node, &text.realm)?,
+        realms: realms(around, &text.node, &text.realm)?,
         node,
     })
 }
@@ -288,7 +286,11 @@ fn status(text: Option<&StatusText>, listeners: &[Address]) -> Result<Option<Soc
     Ok(Some(found))
 }
 
-fn realms(node: &Spanned<String>, text: &Spanned<Vec<RealmText>>) -> Result<Vec<Realm>, Wrong> {
+fn realms(
+    around: &Around<'_>,
+    node: &Spanned<String>,
+    text: &Spanned<Vec<RealmText>>,
+) -> Result<Vec<Realm>, Wrong> {
     check(text, !text.get_ref().is_empty(), || {
         "a node needs a realm: add [[realm]]".into()
     })?;
@@ -333,26 +335,8 @@ fn realms(node: &Spanned<String>, text: &Spanned<Vec<RealmText>>) -> Result<Vec<
                 }),
                 ..RealmOptions::new(RealmId(id))
             },
-            hosts: hosts(&realm.hosts)?,
+            hosts: hosts(around, &realm.hosts)?,
         });
     }
     Ok(all)
-}
-
-fn hosts(text: &Spanned<HostsText>) -> Result<Hosts, Wrong> {
-    match text.get_ref() {
-        HostsText::Word(word) => {
-            check(text, word == "any", || {
-                format!("hosts are \"any\" or a list of NQNs, not \"{word}\"")
-            })?;
-            Ok(Hosts::Any)
-        }
-        HostsText::List(list) => {
-            let hosts = list.iter().map(|host| {
-                host.parse::<Nqn>()
-                    .map_err(|error| Wrong(text.span(), error.to_string()))
-            });
-            Ok(Hosts::Only(hosts.collect::<Result<_, _>>()?))
-        }
-    }
 }

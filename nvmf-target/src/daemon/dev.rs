@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::{DaemonError, LOOKED_AT};
+use super::{DaemonError, LOOKED_AT, Source};
 use crate::config::Config;
 
 /// Bytes of the file that a node for trying out keeps its blobs in. It takes as much of the disk as it holds.
@@ -13,8 +13,8 @@ const DEV_FILE: &str = "drive";
 const DEV_CONFIG: &str = "orield.toml";
 
 /// The configuration of a node for trying out, in a directory that is made if it is not there: one file as its drive, one
-/// realm for all hosts of this machine. The second is whether the drive is new and to be formatted.
-pub fn dev(directory: &Path, port: u16) -> Result<(Config, bool), DaemonError> {
+/// realm for all hosts of this machine.
+pub fn dev(directory: &Path, port: u16) -> Result<Source, DaemonError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         |source| DaemonError::Directory { path, source }
@@ -47,7 +47,11 @@ pub fn dev(directory: &Path, port: u16) -> Result<(Config, bool), DaemonError> {
             .and_then(|drive| drive.set_len(DEV_BYTES))
             .map_err(failed(&drive))?;
     }
-    Ok((config, is_new || is_empty(&drive)?))
+    Ok(Source {
+        config,
+        file,
+        is_new: is_new || is_empty(&drive)?,
+    })
 }
 
 fn is_empty(path: &Path) -> Result<bool, DaemonError> {

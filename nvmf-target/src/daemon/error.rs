@@ -116,6 +116,9 @@ pub enum DaemonError {
     /// The target.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// SIGHUP.
+    #[error("SIGHUP cannot be waited for ({0}): are there enough files and threads?")]
+    Signal(#[source] std::io::Error),
     /// Its status.
     #[error(
         "the status cannot be served at {address} ({source}): give [status] an address of this machine and a port that is free"

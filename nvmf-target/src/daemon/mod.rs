@@ -5,10 +5,14 @@ mod dev;
 mod drives;
 mod error;
 mod notify;
+mod reload;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use oriel_engine::clock::Clock;
@@ -24,12 +28,13 @@ use oriel_spdk::nvmf::{RdmaOptions, TcpOptions, TransportKind, TransportOptions}
 use oriel_spdk::{EnvOptions, SpdkThread, Subsystems};
 
 use crate::config::{Config, Device};
-use crate::observe::{Endpoint, Identity, Serving};
+use crate::observe::{Endpoint, Identity, Record, Serving};
 use crate::{Node, NodeSpec};
 pub use check::check_drives;
 pub use dev::dev;
 pub use error::DaemonError;
 use notify::{Listener, watchdog_period};
+use reload::{Desk, Reloads, Request};
 
 /// Bytes at a device's beginning and end that are looked at before it is formatted.
 const LOOKED_AT: u64 = 1 << 20;
@@ -68,31 +73,48 @@ pub fn format(config: &Config, may_overwrite: bool) -> Result<(), DaemonError> {
     })
 }
 
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What it is to be.
+    pub config: Config,
+    /// The file that says so, which is read again on SIGHUP.
+    pub file: PathBuf,
+    /// Whether its drives are new, and made a store's.
+    pub is_new: bool,
+}
+
 /// Serves until SIGTERM or SIGINT, after making new drives a store's. `ready` is called when hosts can connect,
 /// with where the node says how it is.
 pub fn run(
-    config: &Config,
-    is_new: bool,
+    source: Source,
     ready: impl FnOnce(Option<SocketAddr>) + 'static,
 ) -> Result<(), DaemonError> {
-    let config = config.clone();
+    let Source {
+        config,
+        file,
+        is_new,
+    } = source;
     let new = match is_new {
         true => New::IfEmpty,
         false => New::No,
     };
     // Before there are reactors, so that its threads are not held to a core of theirs.
-    let endpoint = endpoint(&config)?;
+    let record = Arc::new(Record::default());
+    let endpoint = endpoint(&config, &record)?;
+    let reloads = Reloads::start(&file, &config, record).map_err(DaemonError::Signal)?;
     on_reactors(&config.clone(), move |reactors, subsystems| async move {
         let how = How {
             new,
             endpoint: endpoint.as_ref(),
+            reloads: &reloads,
         };
         let served = Box::pin(serve(&reactors, &subsystems, &config, how, ready)).await;
         Ok((subsystems, served))
     })
 }
 
-fn endpoint(config: &Config) -> Result<Option<Endpoint>, DaemonError> {
+fn endpoint(config: &Config, record: &Arc<Record>) -> Result<Option<Endpoint>, DaemonError> {
     let Some(address) = config.status else {
         return Ok(None);
     };
@@ -101,6 +123,7 @@ fn endpoint(config: &Config) -> Result<Option<Endpoint>, DaemonError> {
         store: config.store,
         realms: config.realms.clone(),
         started: Instant::now(),
+        reloads: Arc::clone(record),
     };
     let started = Endpoint::start(address, identity);
     let started = started.map_err(|source| DaemonError::Status { address, source })?;
@@ -111,6 +134,7 @@ fn endpoint(config: &Config) -> Result<Option<Endpoint>, DaemonError> {
 struct How<'a> {
     new: New,
     endpoint: Option<&'a Endpoint>,
+    reloads: &'a Reloads,
 }
 
 fn node_format(config: &Config) -> NodeFormat {
@@ -239,7 +263,7 @@ async fn serve(
     };
     let node = Node::start(subsystems, &opened.store, &opened.clock, &spec);
     let served = match Box::pin(node).await {
-        Ok(node) => {
+        Ok(mut node) => {
             let listener = Listener::of_env();
             if let Some(listener) = &listener {
                 listener.tell("READY=1");
@@ -249,14 +273,13 @@ async fn serve(
                 let store = opened.store.clone();
                 endpoint.serve(reactors.clone(), Serving { store })
             });
+            let desk = Desk::open();
+            let _takes_changes = how.reloads.serve(reactors.clone());
             ready(endpoint.map(Endpoint::address));
-            let mut alive = pin!(say_alive(reactors.clone()));
-            let mut stop = pin!(stop_requested());
-            let mut is_watched = true;
-            poll_fn(|cx| {
-                is_watched = is_watched && alive.as_mut().poll(cx).is_pending();
-                stop.as_mut().poll(cx)
-            })
+            beside(
+                say_alive(reactors.clone()),
+                change_until_stop(&mut node, subsystems, &desk),
+            )
             .await;
             if let Some(listener) = &listener {
                 listener.tell("STOPPING=1");
@@ -267,6 +290,35 @@ async fn serve(
     };
     opened.close().await;
     served
+}
+
+/// Does one thing until the other is done.
+async fn beside(meanwhile: impl Future<Output = ()>, work: impl Future<Output = ()>) {
+    let (mut meanwhile, mut work) = (pin!(meanwhile), pin!(work));
+    let mut is_over = false;
+    poll_fn(|cx| {
+        is_over = is_over || meanwhile.as_mut().poll(cx).is_ready();
+        work.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Makes the changes that come to the desk, until the program is to stop.
+async fn change_until_stop(node: &mut Node, subsystems: &Subsystems, desk: &Desk) {
+    let mut stop = pin!(stop_requested());
+    loop {
+        let mut next = pin!(desk.next());
+        let request = poll_fn(|cx| match stop.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => next.as_mut().poll(cx).map(Some),
+        });
+        let Some(Request { hosts, reply }) = request.await else {
+            return;
+        };
+        let changed = node.change_hosts(subsystems, &hosts).await;
+        // Nobody waits for it any more where the program ends.
+        let _ = reply.try_send(changed);
+    }
 }
 
 /// The transports that the listeners need.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::look::{Identity, Look};
+use super::record::Reloads;
 
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -21,15 +22,21 @@ const BUCKETS_US: [u64; 18] = [
     1_000_000, 10_000_000,
 ];
 
-pub(super) fn text(_: &Identity, look: &Arc<Look>) -> (&'static str, Option<String>) {
+pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Option<String>) {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Figures(Arc::clone(look))));
+    registry.register_collector(Box::new(Figures {
+        look: Arc::clone(look),
+        reloads: identity.reloads.all(),
+    }));
     let mut text = String::new();
     let written = encode(&mut text, &registry);
     (KIND, written.ok().map(|()| text))
 }
 
-struct Figures(Arc<Look>);
+struct Figures {
+    look: Arc<Look>,
+    reloads: Reloads,
+}
 
 impl fmt::Debug for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,7 +48,7 @@ impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Look {
             metrics, queues, ..
-        } = &*self.0;
+        } = &*self.look;
         // The samples of one metric have to stand together.
         let mut by_name: BTreeMap<&str, Vec<Sample<'_>>> = BTreeMap::new();
         metrics.samples(&mut |sample| by_name.entry(sample.metric.name).or_default().push(sample));
@@ -91,8 +98,37 @@ impl Collector for Figures {
                 }
             }
         }
-        Ok(())
+        reloads(&mut encoder, &self.reloads)
     }
+}
+
+fn reloads(encoder: &mut DescriptorEncoder<'_>, reloads: &Reloads) -> fmt::Result {
+    let mut counts = encoder.encode_descriptor(
+        "oriel_node_reloads",
+        "times that the configuration was read again",
+        None,
+        MetricType::Counter,
+    )?;
+    for (result, count) in [("done", reloads.done), ("refused", reloads.refused)] {
+        counter(counts.encode_family(&[("result", result)])?, count)?;
+    }
+    let Some(last) = &reloads.last else {
+        return Ok(());
+    };
+    let mut gauge = |name, help, value: u64| {
+        let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        gauge.encode_gauge(&signed(value))
+    };
+    gauge(
+        "oriel_node_last_reload_successful",
+        "1 if the configuration was taken over when it was last read again, else 0",
+        last.is_done.into(),
+    )?;
+    gauge(
+        "oriel_node_last_reload_timestamp_seconds",
+        "when it was last read again, since 1970",
+        last.unix_seconds(),
+    )
 }
 
 fn descriptor<'a>(

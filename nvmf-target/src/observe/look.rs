@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oriel_engine::reactor::ReactorHandle;
 use oriel_engine::store::{NodeMetrics, NodeStat, NodeStore, SpdkDrive, StoreId};
 use oriel_spdk::nvmf::PollGroupStat;
 
+use super::Record;
 use crate::Realm;
 use crate::node::served_here;
 
@@ -17,6 +19,8 @@ pub(crate) struct Identity {
     pub(crate) store: StoreId,
     pub(crate) realms: Vec<Realm>,
     pub(crate) started: Instant,
+    /// The one part that does change.
+    pub(crate) reloads: Arc<Record>,
 }
 
 /// A store that is served, on the main core.

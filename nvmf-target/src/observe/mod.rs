@@ -14,6 +14,7 @@
 mod figures;
 mod http;
 mod look;
+mod record;
 mod state;
 
 use std::io::{self, Read, Write};
@@ -29,6 +30,7 @@ use oriel_engine::reactor::ReactorHandle;
 use http::{Answer, Asked, Request};
 pub(crate) use look::{Identity, Serving};
 use look::{Look, take};
+pub(crate) use record::{Record, Reloaded};
 
 /// What clients may take of the program.
 #[derive(Clone, Copy)]

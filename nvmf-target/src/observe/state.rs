@@ -17,6 +17,7 @@ struct State<'a> {
     realms: Vec<RealmState<'a>>,
     drives: Vec<DriveState<'a>>,
     connections: Connections,
+    reloads: Reloads,
 }
 
 #[derive(Serialize)]
@@ -52,6 +53,37 @@ struct Connections {
     /// `null` where SPDK does not say.
     admin_queues: Option<u64>,
     io_queues: Option<u64>,
+}
+
+/// Of the configuration.
+#[derive(Serialize)]
+struct Reloads {
+    done_total: u64,
+    refused_total: u64,
+    last: Option<LastReload>,
+}
+
+#[derive(Serialize)]
+struct LastReload {
+    unix_seconds: u64,
+    result: &'static str,
+    message: String,
+}
+
+fn reloads(identity: &Identity) -> Reloads {
+    let all = identity.reloads.all();
+    Reloads {
+        done_total: all.done,
+        refused_total: all.refused,
+        last: all.last.map(|last| LastReload {
+            unix_seconds: last.unix_seconds(),
+            result: match last.is_done {
+                true => "done",
+                false => "refused",
+            },
+            message: last.said,
+        }),
+    }
 }
 
 const fn bytes(blocks: u64) -> u64 {
@@ -118,6 +150,7 @@ pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Opti
             admin_queues: queues().map(|stat| stat.admin_queues).sum(),
             io_queues: queues().map(|stat| stat.io_queues).sum(),
         },
+        reloads: reloads(identity),
     };
     let text = serde_json::to_string_pretty(&state).ok();
     ("application/json", text.map(|text| text + "\n"))

@@ -22,7 +22,7 @@ use oriel_engine::store::*;
 use oriel_nvmf_target::{Hosts, Node, NodeSpec, Realm};
 use oriel_protocol::Status;
 use oriel_spdk::bdev::create::{self, Kind};
-use oriel_spdk::nvmf::{Address, TcpOptions, TransportOptions};
+use oriel_spdk::nvmf::{Address, Nqn, TcpOptions, TransportOptions};
 use oriel_spdk::{CoreSet, EnvOptions, SpdkThread, Subsystems};
 
 pub(crate) const HOST: &str = "nqn.2016-06.io.oriel:friend";
@@ -225,7 +225,7 @@ fn realms() -> Vec<Realm> {
                 quota_blocks: Some(QUOTA),
                 ..RealmOptions::new(RealmId(2))
             },
-            hosts: Hosts::Only(vec![HOST.parse().unwrap()]),
+            hosts: Hosts::Only(vec![HOST.parse::<Nqn>().unwrap().into()]),
         },
     ]
 }

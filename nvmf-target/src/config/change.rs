@@ -1,0 +1,223 @@
+//! What of a configuration can change while a node runs.
+
+use std::fmt;
+
+use super::Config;
+use crate::{Hosts, Realm};
+
+/// What a running node does not change. Nothing of a configuration with such a change is taken over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Fixed {
+    /// A key of the configuration.
+    Key(&'static str),
+    /// A key of a realm.
+    OfRealm {
+        /// Its name in the file.
+        realm: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// A realm that there was not.
+    New {
+        /// Its name.
+        realm: String,
+    },
+    /// A realm that is missing. Its blobs are on the drives, and a node does not start without it.
+    Gone {
+        /// Its name.
+        realm: String,
+    },
+}
+
+impl fmt::Display for Fixed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => write!(f, "restart orield to change {key}"),
+            Self::OfRealm { realm, key } => {
+                write!(f, "restart orield to change {key} of the realm '{realm}'")
+            }
+            Self::New { realm } => write!(f, "restart orield to add the realm '{realm}'"),
+            Self::Gone { realm } => write!(
+                f,
+                "the realm '{realm}' is missing, whose blobs are on the drives: put it back, with hosts = [] if nobody may connect any more"
+            ),
+        }
+    }
+}
+
+impl Config {
+    /// The realms whose hosts are others in a new configuration of a node that runs, or all that it cannot change.
+    pub fn changes_to(&self, new: &Self) -> Result<Vec<(String, Hosts)>, Vec<Fixed>> {
+        let mut fixed = self.fixed_keys(new);
+        let mut hosts = Vec::new();
+        for Realm {
+            name,
+            options,
+            hosts: wanted,
+        } in &new.realms
+        {
+            let mut known = self.realms.iter();
+            let Some(old) = known.find(|old| old.options.id == options.id) else {
+                let realm = name.clone();
+                fixed.push(Fixed::New { realm });
+                continue;
+            };
+            let before = old.options;
+            for (key, is_same) in [
+                ("name", old.name == *name),
+                ("quota_mib", before.quota_blocks == options.quota_blocks),
+                ("cache", before.cache == options.cache),
+                ("verify", before.verify == options.verify),
+            ] {
+                if !is_same {
+                    let realm = name.clone();
+                    fixed.push(Fixed::OfRealm { realm, key });
+                }
+            }
+            if old.hosts != *wanted {
+                hosts.push((name.clone(), wanted.clone()));
+            }
+        }
+        for old in &self.realms {
+            if !(new.realms.iter()).any(|realm| realm.options.id == old.options.id) {
+                let realm = old.name.clone();
+                fixed.push(Fixed::Gone { realm });
+            }
+        }
+        match fixed.is_empty() {
+            true => Ok(hosts),
+            false => Err(fixed),
+        }
+    }
+
+    fn fixed_keys(&self, new: &Self) -> Vec<Fixed> {
+        let Self {
+            node,
+            store,
+            cores,
+            memory_mib,
+            hugepages,
+            blobs_max,
+            // For drives that are formatted from now on, by a run of its own.
+            format: _,
+            devices,
+            listeners,
+            status,
+            realms: _,
+        } = self;
+        let keys = [
+            ("node", *node == new.node),
+            ("store", *store == new.store),
+            ("cores", *cores == new.cores),
+            ("memory_mib", *memory_mib == new.memory_mib),
+            ("hugepages", *hugepages == new.hugepages),
+            ("blobs_max", *blobs_max == new.blobs_max),
+            ("[[device]]", *devices == new.devices),
+            ("[[listener]]", *listeners == new.listeners),
+            ("[status]", *status == new.status),
+        ];
+        let changed = keys.into_iter().filter(|(_, is_same)| !is_same);
+        changed.map(|(key, _)| Fixed::Key(key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const OLD: &str = r#"node = "n1"
+store = "00112233445566778899aabbccddeeff"
+memory_mib = 512
+[[device]]
+path = "drive"
+[[listener]]
+address = "127.0.0.1:4420"
+[[realm]]
+name = "models"
+id = 1
+hosts = "any"
+[[realm]]
+name = "cache"
+id = 2
+hosts = ["nqn.2016-06.io.oriel:gpu7"]
+quota_mib = 64
+"#;
+
+    fn changes(changes: &[(&str, &str)]) -> Result<Vec<(String, Hosts)>, String> {
+        let parse = |text: &str| Config::parse(Path::new("node.toml"), text).unwrap();
+        let new = changes.iter().fold(OLD.to_owned(), |text, (old, new)| {
+            assert!(text.contains(old), "{old}");
+            text.replace(old, new)
+        });
+        parse(OLD).changes_to(&parse(&new)).map_err(|fixed| {
+            let said: Vec<String> = fixed.iter().map(Fixed::to_string).collect();
+            said.join("; ")
+        })
+    }
+
+    #[test]
+    fn hosts_change_and_nothing_else() {
+        assert_eq!(changes(&[]), Ok(Vec::new()));
+        // Drives are formatted by another run.
+        assert_eq!(
+            changes(&[("[[device]]", "[format]\nslab_mib = 8\n[[device]]")]),
+            Ok(Vec::new())
+        );
+        let closed = ("models".to_owned(), Hosts::Only(Vec::new()));
+        let open = ("cache".to_owned(), Hosts::Any);
+        assert_eq!(
+            changes(&[
+                ("\"any\"", "[]"),
+                ("[\"nqn.2016-06.io.oriel:gpu7\"]", "\"any\""),
+            ]),
+            Ok(vec![closed, open])
+        );
+        let secret = "quota_mib = 64";
+        for (old, new, word) in [
+            ("\"n1\"", "\"n2\"", "to change node"),
+            ("0011", "0012", "to change store"),
+            ("512", "513", "to change memory_mib"),
+            ("memory_mib = 512", "blobs_max = 7", "to change blobs_max"),
+            (
+                "memory_mib = 512",
+                "hugepages = true",
+                "to change hugepages",
+            ),
+            ("\"drive\"", "\"drives\"", "to change [[device]]"),
+            ("4420", "4421", "to change [[listener]]"),
+            (
+                "[[realm]]\nname = \"models\"",
+                "[status]\naddress = \"127.0.0.1:0\"\n[[realm]]\nname = \"models\"",
+                "to change [status]",
+            ),
+            ("\"cache\"", "\"c\"", "to change name of the realm 'c'"),
+            (secret, "", "to change quota_mib of the realm 'cache'"),
+            (
+                secret,
+                "quota_mib = 64\ncache = \"lru\"",
+                "to change cache of the realm 'cache'",
+            ),
+            (
+                secret,
+                "quota_mib = 64\nverify = true",
+                "to change verify of the realm 'cache'",
+            ),
+            ("id = 2", "id = 3", "to add the realm 'cache'"),
+        ] {
+            // Nothing is changed, then, also not what could be.
+            let said = changes(&[("\"any\"", "[]"), (old, new)]).unwrap_err();
+            assert!(said.contains(&format!("restart orield {word}")), "{said}");
+        }
+        let said = changes(&[("4420", "4421"), ("id = 2", "id = 3")]).unwrap_err();
+        for word in [
+            "[[listener]]",
+            "add the realm 'cache'",
+            "the realm 'cache' is missing",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A node as a program of its own, with what it tells systemd, and hosts of it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use oriel_client::blob::{Blobs, Put};
+use oriel_client::{Controller, Namespace, Options, block_on};
+use oriel_protocol::{Key, KeyKind};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than any machine needs.
+const LONG: Duration = Duration::from_secs(300);
+/// Of a blob that tests read.
+const BLOB_BYTES: usize = 20_000;
+
+pub(crate) fn is_skipped() -> bool {
+    let is_skipped = std::env::var_os("TSAN_OPTIONS").is_some();
+    if is_skipped {
+        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
+    }
+    is_skipped
+}
+
+pub(crate) fn nqn(host: &str) -> String {
+    format!("nqn.2016-06.io.oriel:{host}")
+}
+
+/// A list of hosts, as a configuration has it.
+pub(crate) fn only(hosts: &[&str]) -> String {
+    let hosts: Vec<String> = hosts
+        .iter()
+        .map(|host| format!("{:?}", nqn(host)))
+        .collect();
+    format!("[{}]", hosts.join(", "))
+}
+
+/// A node with the realms "models" and "cache".
+pub(crate) struct Program {
+    child: Child,
+    port: u16,
+    status: SocketAddr,
+    directory: TempDir,
+    socket: UnixDatagram,
+    /// What it prints has to go somewhere.
+    _lines: BufReader<ChildStdout>,
+    /// The name of a socket may not be long.
+    _short: TempDir,
+}
+
+impl Program {
+    /// The text of a configuration in which these may connect to the realms.
+    pub(crate) fn text(port: u16, models: &str, cache: &str) -> String {
+        format!(
+            "node = \"dev\"\nstore = \"00112233445566778899aabbccddeeff\"\nmemory_mib = 512\n\n[format]\nslab_mib = 64\njournal_mib = 16\n\n\
+             [[device]]\npath = \"drive\"\n\n[[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[status]\naddress = \"127.0.0.1:0\"\n\n\
+             [[realm]]\nname = \"models\"\nid = 1\nhosts = {models}\n\n[[realm]]\nname = \"cache\"\nid = 2\nhosts = {cache}\n"
+        )
+    }
+
+    pub(crate) fn start(models: &str, cache: &str) -> Self {
+        Self::start_with(|_| (models.to_owned(), cache.to_owned()))
+    }
+
+    /// Starts a node in whose folder something is laid down first.
+    pub(crate) fn start_with(lay: impl FnOnce(&std::path::Path) -> (String, String)) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let (models, cache) = lay(directory.path());
+        let text = Self::text(port, &models, &cache);
+        std::fs::write(directory.path().join("orield.toml"), text).unwrap();
+        let short = tempfile::tempdir().unwrap();
+        let path = short.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orield"))
+            .env("NOTIFY_SOCKET", &path)
+            .arg("--dev")
+            .arg(directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut all = String::new();
+        while !all.contains("ready") {
+            let bytes = lines.read_line(&mut all).unwrap();
+            assert!(bytes > 0, "it ended: {all}");
+        }
+        let (_, address) = all.split_once("status at http://").unwrap();
+        let (address, _) = address.split_once('/').unwrap();
+        let node = Self {
+            child,
+            port,
+            status: address.parse().unwrap(),
+            directory,
+            socket,
+            _lines: lines,
+            _short: short,
+        };
+        assert_eq!(node.heard(), "READY=1");
+        node
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.path().join("orield.toml")
+    }
+
+    /// The next word to systemd.
+    fn heard(&self) -> String {
+        let mut bytes = [0; 4096];
+        let count = self.socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Has it read its configuration again, and gives what it says of that.
+    pub(crate) fn reload(&self) -> String {
+        self.send(Signal::HUP);
+        let begun = self.heard();
+        let micros = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(micros.parse::<u64>().unwrap() > 0, "{begun}");
+        let done = self.heard();
+        done.strip_prefix("READY=1\nSTATUS=").unwrap().to_owned()
+    }
+
+    /// Reloads another configuration.
+    pub(crate) fn change(&self, text: &str) -> String {
+        std::fs::write(self.file(), text).unwrap();
+        self.reload()
+    }
+
+    /// Has these connect to the realms from now on.
+    pub(crate) fn allow(&self, models: &str, cache: &str) -> String {
+        let said = self.change(&Self::text(self.port, models, cache));
+        assert!(said.starts_with("configuration reloaded: "), "{said}");
+        said
+    }
+
+    /// What it says of itself at a path; as often as it is told to come later, it does.
+    pub(crate) fn get(&self, path: &str) -> String {
+        loop {
+            let mut stream = TcpStream::connect(self.status).unwrap();
+            let mut text = String::new();
+            let asked = write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
+            let heard = asked.and_then(|()| stream.read_to_string(&mut text));
+            match (heard, text.split_once("\r\n\r\n")) {
+                (Ok(_), Some((head, body))) if !head.starts_with("HTTP/1.1 503 ") => {
+                    return body.to_owned();
+                }
+                _ => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    pub(crate) fn reloads(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.get("/status")).unwrap();
+        status["reloads"].clone()
+    }
+
+    /// Connects as a host, once: neither is a refusal tried again, nor a connection that was lost.
+    pub(crate) fn connect(&self, realm: &str, host: &str) -> Option<Client> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let options = Options {
+            host: nqn(host),
+            connect_timeout: LONG,
+            command_timeout: LONG,
+            keep_alive: None,
+            reconnect: None,
+            ..Options::new(address, format!("nqn.2026-11.io.oriel:dev:{realm}"))
+        };
+        let controller = Controller::connect(options).unwrap().wait().ok()?;
+        let namespace = block_on(controller.namespace(1)).unwrap();
+        let blobs = block_on(Blobs::open(namespace)).unwrap();
+        Some(Client { blobs, controller })
+    }
+
+    pub(crate) fn end(mut self) {
+        self.send(Signal::TERM);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        assert_eq!(self.heard(), "STOPPING=1");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Best effort: after a failed test it may still be there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One connection of a host.
+pub(crate) struct Client {
+    blobs: Blobs<Namespace>,
+    controller: Controller,
+}
+
+impl Client {
+    pub(crate) fn put(&self, name: u8) {
+        let bytes = vec![name; BLOB_BYTES];
+        let put = block_on(self.blobs.put(Key::new([name; 32]), KeyKind::Name, bytes));
+        assert_eq!(put.unwrap(), Put::Created);
+    }
+
+    /// Whether the blob comes back; false where the connection has gone.
+    pub(crate) fn reads(&self, name: u8) -> bool {
+        match block_on(self.blobs.get(&Key::new([name; 32]))) {
+            Ok(blob) => {
+                assert!(blob == Some(vec![name; BLOB_BYTES]), "another blob");
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.controller.clone().close();
+    }
+}

@@ -1,0 +1,182 @@
+//! The configuration of a running node, read again.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics where it stands"
+)]
+
+mod program;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use oriel_spdk::nvmf::has_disconnect;
+use program::{Program, is_skipped, only};
+
+/// Tells a thread, when it is dropped, that it may end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Hosts come and go by the list, and those that stay read on over the connection that they have.
+#[test]
+fn hosts_change_while_others_read() {
+    if is_skipped() {
+        return;
+    }
+    let node = Program::start("\"any\"", &only(&["a"]));
+    let reader = node.connect("models", "reader").unwrap();
+    reader.put(1);
+    let (is_over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        // Also where this thread panics.
+        let over = Over(&is_over);
+        let reading = scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                assert!(reader.reads(1), "the connection of the reader was lost");
+                reads.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        // Reads that have begun since this was asked for have ended as well.
+        let goes_on = || {
+            let seen = reads.load(Ordering::Acquire);
+            while reads.load(Ordering::Acquire) < seen + 2 {
+                assert!(!reading.is_finished(), "the reader does not read any more");
+                thread::yield_now();
+            }
+        };
+        let a = node.connect("cache", "a").unwrap();
+        a.put(2);
+        assert!(node.connect("cache", "b").is_none());
+        goes_on();
+
+        let said = node.allow("\"any\"", &only(&["a", "b"]));
+        assert!(said.ends_with(": other hosts for cache"), "{said}");
+        goes_on();
+        assert!(node.connect("cache", "b").unwrap().reads(2));
+        assert!(a.reads(2));
+
+        let said = node.allow("\"any\"", &only(&["b"]));
+        goes_on();
+        assert!(node.connect("cache", "a").is_none());
+        let b = node.connect("cache", "b").unwrap();
+        assert!(b.reads(2));
+        if has_disconnect() {
+            // Its end was at least begun.
+            while a.reads(2) {}
+            assert!(!said.contains("stay"), "{said}");
+        } else {
+            assert!(said.contains("stay until they end, since SPDK v"), "{said}");
+            assert!(a.reads(2));
+        }
+
+        // The same once more, and both realms at once: all and nobody.
+        let said = node.reload();
+        assert!(
+            said.contains("the hosts of all realms are the same"),
+            "{said}"
+        );
+        drop(over);
+        node.allow("[]", "\"any\"");
+        assert!(node.connect("models", "reader").is_none());
+        assert!(node.connect("cache", "stranger").unwrap().reads(2));
+        assert!(b.reads(2));
+    });
+    if has_disconnect() {
+        while reader.reads(1) {}
+    } else {
+        assert!(reader.reads(1));
+    }
+    let reloads = node.reloads();
+    assert_eq!(reloads["done_total"], 4, "{reloads}");
+    assert_eq!(reloads["refused_total"], 0, "{reloads}");
+    drop(reader);
+    node.end();
+}
+
+/// What is wrong, and what takes a restart, is said; all is served as before.
+#[test]
+fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
+    if is_skipped() {
+        return;
+    }
+    let node = Program::start(&only(&["a"]), "\"any\"");
+    assert!(node.reloads()["last"].is_null());
+    let a = node.connect("models", "a").unwrap();
+    a.put(1);
+    // In each of them the first realm would be open to all.
+    let open = Program::text(node.port(), "\"any\"", "\"any\"");
+    let other_port = format!(":{}\"", node.port());
+    for (old, new, words) in [
+        ("id = 2", "id = 70000", &["orield.toml, line 25: "][..]),
+        ("hosts = ", "host = ", &["orield.toml, line 21: "]),
+        ("[[realm]]", "[[realm]", &["orield.toml, line "]),
+        (
+            "memory_mib = 512",
+            "memory_mib = 513",
+            &["orield.toml: restart orield to change memory_mib"],
+        ),
+        (
+            &other_port,
+            ":1\"",
+            &["restart orield to change [[listener]]"],
+        ),
+        (
+            "id = 2\n",
+            "id = 2\nquota_mib = 7\n",
+            &["restart orield to change quota_mib of the realm 'cache'"],
+        ),
+        (
+            "id = 2",
+            "id = 3",
+            &[
+                "restart orield to add the realm 'cache'",
+                "the realm 'cache' is missing, whose blobs are on the drives",
+            ],
+        ),
+    ] {
+        let text = open.replacen(old, new, 1);
+        assert_ne!(text, open, "{old}");
+        let said = node.change(&text);
+        assert!(
+            said.starts_with("reload refused, nothing changed: "),
+            "{said}"
+        );
+        for word in words {
+            assert!(said.contains(word), "{new}: {said}");
+        }
+        assert!(a.reads(1));
+        assert!(node.connect("models", "b").is_none());
+        let last = node.reloads()["last"].clone();
+        assert_eq!(last["result"], "refused");
+        let message = last["message"].as_str().unwrap();
+        assert!(message.contains(words[0]), "{message}");
+        assert!(last["unix_seconds"].as_u64().unwrap() > 1_700_000_000);
+    }
+    std::fs::remove_file(node.file()).unwrap();
+    let said = node.reload();
+    assert!(said.contains("cannot be read"), "{said}");
+    assert!(
+        node.get("/metrics")
+            .contains("\noriel_node_last_reload_successful 0\n")
+    );
+    // And then one that can be.
+    node.allow("\"any\"", "\"any\"");
+    assert!(node.connect("models", "b").unwrap().reads(1));
+    assert!(a.reads(1));
+    let figures = node.get("/metrics");
+    for line in [
+        "\noriel_node_reloads_total{result=\"done\"} 1\n",
+        "\noriel_node_reloads_total{result=\"refused\"} 8\n",
+        "\noriel_node_last_reload_successful 1\n",
+        "\noriel_node_last_reload_timestamp_seconds ",
+    ] {
+        assert!(figures.contains(line), "{line}: {figures}");
+    }
+    drop(a);
+    node.end();
+}
