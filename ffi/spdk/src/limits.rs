@@ -71,3 +71,6 @@ const _: () = assert!(2 * BLOB_REQUESTS_IN_FLIGHT_MAX + 64 <= BLOB_CHANNEL_OPS a
 const _: () = assert!(XATTR_BYTES_MAX < 4096 - 32);
 const _: () = assert!(MEMORY_MIN_HUGE_MIB <= MEMORY_MIN_NO_HUGE_MIB);
 const _: () = assert!(BLOCK_SIZE_MAX.is_power_of_two());
+
+/// Lines that one place in SPDK's source may log in a second; hosts can have it write as many as they send commands.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 10;
