@@ -43,7 +43,8 @@ recipe_unpack() {
 }
 
 # recipe_mend DIR
-# Two faults of v20.07 that make a drive unusable. `.mended` tells our build scripts that they are gone.
+# Two faults of v20.07 that make a drive unusable, and two by which one host ends or stops the others. `.mended` tells our
+# build scripts that they are gone.
 recipe_mend() {
     # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has them
     # (QEMU's, those of some clouds) it may look full before its first command and wait for ever. Later releases reset
@@ -56,6 +57,15 @@ recipe_mend() {
         # From v20.10 on they do not.
         sed -i '/io_uring_queue_init/s/IORING_SETUP_IOPOLL/0/' "$1/module/bdev/uring/bdev_uring.c" &&
         grep -q 'io_uring_queue_init(SPDK_URING_QUEUE_DEPTH, &ch->uring, 0)' "$1/module/bdev/uring/bdev_uring.c" &&
+        # The last words to a host that has hung up cannot be written, and the queue pair was given back where its caller
+        # still used it: whoever sent nonsense and vanished ended the target. Left to be noticed by the next look at the socket.
+        sed -i 's|_pdu_write_done(pdu, -1);|_pdu_write_done(pdu, 0);|' "$1/lib/nvmf/tcp.c" &&
+        [ "$(grep -c '_pdu_write_done(pdu, 0);' "$1/lib/nvmf/tcp.c")" = 2 ] &&
+        # A command whose data are nowhere took the first of those that wait for a buffer out of their queue, which need not
+        # be it: another host then waited for ever.
+        sed -i 's|STAILQ_REMOVE_HEAD(&group->pending_buf_queue, buf_link);|STAILQ_REMOVE(\&group->pending_buf_queue, \&tcp_req->req, spdk_nvmf_request, buf_link);|' \
+            "$1/lib/nvmf/tcp.c" &&
+        [ "$(grep -c 'STAILQ_REMOVE(&group->pending_buf_queue, &tcp_req->req, ' "$1/lib/nvmf/tcp.c")" = 3 ] &&
         touch "$1/.mended"
 }
 
