@@ -8,10 +8,13 @@
 mod blobs;
 mod ends;
 mod host;
+mod hostile;
 mod malformed;
 mod realms;
+mod strange;
 mod support;
 mod windows;
+mod wire;
 
 #[test]
 #[ignore = "the other process of these tests, which start it themselves"]

@@ -67,6 +67,15 @@ pub(crate) fn is_skipped() -> bool {
     is_skipped
 }
 
+/// Nonsense from a host that is gone before it is answered ends a target of SPDK v20.07 that was not mended.
+pub(crate) fn is_skipped_or_fragile() -> bool {
+    let is_fragile = oriel_spdk::SPDK_RELEASE == "20.07" && !oriel_spdk_sys::SPDK_MENDED;
+    if is_fragile {
+        eprintln!("skipped: this SPDK v20.07 is not mended; scripts/bootstrap builds one that is");
+    }
+    is_fragile || is_skipped()
+}
+
 // ---- The node's process, from outside ----------------------------------------------------------
 
 pub(crate) struct NodeProcess {
@@ -128,6 +137,11 @@ impl NodeProcess {
                 }
             }
         }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it in order.
