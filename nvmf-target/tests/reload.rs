@@ -81,6 +81,8 @@ fn hosts_change_while_others_read() {
             "{said}"
         );
         drop(over);
+        // Its last read must not meet what comes now.
+        reading.join().unwrap();
         node.allow("[]", "\"any\"");
         assert!(node.connect("models", "reader").is_none());
         assert!(node.connect("cache", "stranger").unwrap().reads(2));
