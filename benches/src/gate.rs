@@ -42,6 +42,8 @@ pub(crate) struct GateArgs {
     /// Blobs of the store that is stopped and killed, 4.3 KiB each on that disk
     #[arg(long, default_value = "10M", value_parser = crate::size::parse)]
     pub(crate) blobs: u64,
+    #[command(flatten)]
+    pub(crate) mooncake: crate::target::MooncakeArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,7 +115,7 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Ec => Ok(crate::ec::gate(args.rounds)),
         Area::Ring => Ok(crate::ring::gate(args.rounds)),
         Area::Index => Ok(crate::index::gate(args.rounds)?),
-        Area::Target => Ok(crate::target::gate(args.rounds, args.time)?),
+        Area::Target => Ok(crate::target::gate(args.rounds, args.time, &args.mooncake)?),
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
             let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;

@@ -42,6 +42,7 @@ pub(super) fn run(core: u32) -> Result<(), TargetError> {
     let speed = match plan.initiator {
         Initiator::Rust => without_spdk(core, plan),
         Initiator::Spdk => with_spdk(core, plan),
+        Initiator::Python => Err(failed("Python's client is a program of its own")),
     };
     let text = serde_json::to_string(&speed?).expect("a speed is plain data");
     say!("{text}");
@@ -128,6 +129,7 @@ fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
                     Kind::Read => read(&plan, &counts, worker, &namespace).await,
                     Kind::Locate => locate(&plan, &counts, worker, &namespace).await,
                     Kind::Put => put(&plan, &counts, worker, &namespace).await,
+                    Kind::Get => get(&plan, &counts, worker, &namespace).await,
                 }
             }));
         }
@@ -178,6 +180,30 @@ async fn locate(
         (memory, result) = namespace.vendor(&command, memory).await;
         result.map_err(failed)?;
         if memory[0] != 1 {
+            return Err(TargetError::Side(format!("blob {number} is not there")));
+        }
+        if !counts.count(from) {
+            return Ok(());
+        }
+    }
+}
+
+async fn get(
+    plan: &Plan,
+    counts: &Counts,
+    worker: u32,
+    namespace: &Namespace,
+) -> Result<(), TargetError> {
+    let blobs = Blobs::open(namespace.clone()).await.map_err(failed)?;
+    let mut numbers = numbers(plan, worker);
+    let mut memory = vec![0; plan.bytes as usize];
+    loop {
+        let number = numbers.below(plan.places.len() as u64);
+        let key = Key::new(key(plan.bytes, number));
+        let from = Instant::now();
+        let result;
+        (memory, result) = blobs.get_into(&key, 0, memory).await;
+        if result.map_err(failed)? != Some(plan.bytes) {
             return Err(TargetError::Side(format!("blob {number} is not there")));
         }
         if !counts.count(from) {

@@ -9,13 +9,15 @@
 //! ```
 //!
 //! The targets are programs of their own, since v20.07 cannot have two with the same transport in one. Whoever is not
-//! measured is stopped (SIGSTOP): it would poll on the same core.
+//! measured is stopped (SIGSTOP): it would poll on the same core. Mooncake's store, where there is one, is started for each
+//! of its measurements, and has both cores.
 //!
 //! All sides have drives in memory of the same size, transports of the same settings, and one connection. What is read is
 //! equally much everywhere: of the node the windows of its blobs, of the others as many places of the same length.
 
 mod host;
 mod lvol;
+mod mooncake;
 mod plan;
 mod serve;
 mod table;
@@ -32,6 +34,7 @@ use crate::bdev::session::SessionError;
 use crate::cores;
 use crate::out::say;
 use crate::size;
+pub(crate) use mooncake::MooncakeArgs;
 use plan::{Initiator, Kind, Plan, Served, Side, Speed};
 use table::{Row, Rows};
 
@@ -53,6 +56,8 @@ pub(crate) struct TargetArgs {
     /// The cores of the targets and of the initiators, as a list [default: the first two]
     #[arg(short = 'm', long, value_parser = cores::parse)]
     core_mask: Option<BTreeSet<u32>>,
+    #[command(flatten)]
+    mooncake: MooncakeArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -86,7 +91,7 @@ impl Which {
     fn of(side: Side) -> Self {
         match side {
             Side::Oriel => Self::Node,
-            Side::Raw | Side::Lvol | Side::Null => Self::Peer,
+            Side::Raw | Side::Lvol | Side::Null | Side::Mooncake => Self::Peer,
         }
     }
 }
@@ -124,7 +129,8 @@ pub(crate) fn side(args: &SideArgs) -> Result<Option<i32>, TargetError> {
 /// The programs with the targets, which end when this is dropped.
 struct Targets {
     programs: Vec<Server>,
-    host: u32,
+    cores: [u32; 2],
+    mooncake: MooncakeArgs,
     served: Served,
 }
 
@@ -191,16 +197,25 @@ impl Drop for Server {
 }
 
 impl Targets {
-    fn start([core, host]: [u32; 2]) -> Result<Self, TargetError> {
+    fn start(cores: [u32; 2], mooncake: &MooncakeArgs) -> Result<Self, TargetError> {
+        let core = cores[0];
         let (peer, mut served) = Server::start(core, Which::Peer)?;
         let (node, of_node) = Server::start(core, Which::Node)?;
         served.sides.extend(of_node.sides);
         served.windows = of_node.windows;
         Ok(Self {
             programs: vec![peer, node],
-            host,
+            cores,
+            mooncake: mooncake.clone(),
             served,
         })
+    }
+
+    fn has(&self, side: Side) -> bool {
+        match side {
+            Side::Mooncake => self.mooncake.is_there(),
+            side => self.served.has(side),
+        }
     }
 
     /// Does one thing for so many seconds.
@@ -210,15 +225,18 @@ impl Targets {
         job: (Kind, u64, u32),
         (round, seconds): (u32, u32),
     ) -> Result<Speed, TargetError> {
-        let plan = self.served.plan(side, initiator, job);
-        let plan = plan.timed(seconds, round.into());
+        let is_ours = side != Side::Mooncake;
         for program in &self.programs {
-            program.signal(match program.which == Which::of(side) {
+            program.signal(match is_ours && program.which == Which::of(side) {
                 true => Signal::CONT,
                 false => Signal::STOP,
             })?;
         }
-        measure(self.host, &plan)
+        if !is_ours {
+            return self.mooncake.measure(self.cores, job, (round, seconds));
+        }
+        let plan = self.served.plan(side, initiator, job);
+        measure(self.cores[1], &plan.timed(seconds, round.into()))
     }
 }
 
@@ -260,7 +278,7 @@ fn rows(
 ) -> Result<Rows, TargetError> {
     let mut rows = Rows::default();
     for &(kind, bytes, depth) in jobs {
-        let sides = table::sides(kind, &targets.served);
+        let sides = table::sides(kind, |side| targets.has(side));
         let mut speeds = vec![Vec::new(); sides.len()];
         for round in 0..rounds {
             for (side, speeds) in sides.iter().zip(&mut speeds) {
@@ -276,7 +294,8 @@ fn rows(
 }
 
 pub(crate) fn run(args: &TargetArgs) -> Result<(), TargetError> {
-    let targets = Targets::start(two_cores(args.core_mask.as_ref())?)?;
+    let cores = two_cores(args.core_mask.as_ref())?;
+    let targets = Targets::start(cores, &args.mooncake)?;
     let sizes = match &args.io_size[..] {
         [] => &plan::SIZES[..],
         chosen => chosen,
@@ -296,6 +315,13 @@ pub(crate) fn run(args: &TargetArgs) -> Result<(), TargetError> {
     }
     for kind in [Kind::Locate, Kind::Put] {
         jobs.extend(depths.iter().map(|&depth| (kind, plan::SIZES[0], depth)));
+    }
+    if args.mooncake.is_there() {
+        jobs.extend(
+            depths
+                .iter()
+                .map(|&depth| (Kind::Get, plan::SIZES[2], depth)),
+        );
     }
     if !args.json {
         say!(
@@ -353,7 +379,7 @@ const fn initiator(name: &'static str, bytes: u64, bound: f64) -> Check {
     }
 }
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     window("window 4 KiB, beside a thick lvol", KIB4, Side::Lvol, 0.98),
     window(
         "window 128 KiB, beside a thick lvol",
@@ -372,11 +398,22 @@ const CHECKS: [Check; 7] = [
         theirs: (Kind::Read, Side::Null, Initiator::Rust),
         bound: 0.80,
     },
+    Check {
+        name: "get 1 MiB, QD 1, beside mooncake",
+        job: (Kind::Get, plan::SIZES[2], 1),
+        ours: (Kind::Get, Side::Oriel, Initiator::Rust),
+        theirs: (Kind::Get, Side::Mooncake, Initiator::Python),
+        bound: 5.0,
+    },
 ];
 
 /// Prints a line for each promise, and says whether all are kept.
-pub(crate) fn gate(rounds: u32, seconds: u32) -> Result<bool, TargetError> {
-    let targets = Targets::start(two_cores(None)?)?;
+pub(crate) fn gate(
+    rounds: u32,
+    seconds: u32,
+    mooncake: &MooncakeArgs,
+) -> Result<bool, TargetError> {
+    let targets = Targets::start(two_cores(None)?, mooncake)?;
     say!(
         "{rounds} rounds of {seconds} s a side, IOPS, median of the rounds' ratios, over TCP, QD 32"
     );
@@ -393,12 +430,13 @@ pub(crate) fn gate(rounds: u32, seconds: u32) -> Result<bool, TargetError> {
     for check in &CHECKS {
         if ![check.ours.1, check.theirs.1]
             .iter()
-            .all(|side| targets.served.has(*side))
+            .all(|side| targets.has(*side))
         {
-            say!(
-                "{:<36} not measured: this SPDK was built without logical volumes",
-                check.name
-            );
+            let why = match check.theirs.1 {
+                Side::Mooncake => mooncake::REMEDY,
+                _ => "this SPDK was built without logical volumes",
+            };
+            say!("{:<36} not measured: {why}", check.name);
             good = false;
             continue;
         }

@@ -24,6 +24,8 @@ pub(super) enum Side {
     Null,
     /// A realm of a store on such a drive.
     Oriel,
+    /// Mooncake's store, in memory.
+    Mooncake,
 }
 
 impl Side {
@@ -33,6 +35,7 @@ impl Side {
             Self::Lvol => "lvol",
             Self::Null => "null",
             Self::Oriel => "oriel",
+            Self::Mooncake => "mooncake",
         }
     }
 }
@@ -45,6 +48,8 @@ pub(super) enum Initiator {
     Spdk,
     /// Ours, without SPDK.
     Rust,
+    /// The client of the Python package.
+    Python,
 }
 
 impl Initiator {
@@ -52,6 +57,7 @@ impl Initiator {
         match self {
             Self::Spdk => "SPDK",
             Self::Rust => "ours",
+            Self::Python => "Python",
         }
     }
 }
@@ -66,6 +72,8 @@ pub(super) enum Kind {
     Locate,
     /// A new blob, answered when it is durable.
     Put,
+    /// A blob by its key, checked, into memory of the caller's.
+    Get,
 }
 
 /// Where a side is.

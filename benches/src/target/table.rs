@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::plan::{Initiator, Kind, Served, Side, Speed};
+use super::plan::{Initiator, Kind, Side, Speed};
 use crate::against::ratio::{Comparison, Round, median};
 
-pub(super) const HEAD: &str = "what        size   QD  initiator  side     a second      MiB/s    p50 us    p99 us  oriel / it";
+pub(super) const HEAD: &str = "what        size   QD  initiator  side        a second      MiB/s    p50 us    p99 us  oriel / it";
 
 /// All jobs.
 #[derive(Debug, Default, Serialize)]
@@ -32,7 +32,7 @@ struct Line {
 }
 
 /// Who takes part in a job.
-pub(super) fn sides(kind: Kind, served: &Served) -> Vec<(Side, Initiator)> {
+pub(super) fn sides(kind: Kind, is_there: impl Fn(Side) -> bool) -> Vec<(Side, Initiator)> {
     let mut sides = match kind {
         Kind::Read => vec![
             (Side::Raw, Initiator::Spdk),
@@ -46,15 +46,19 @@ pub(super) fn sides(kind: Kind, served: &Served) -> Vec<(Side, Initiator)> {
             (Side::Oriel, Initiator::Rust),
         ],
         Kind::Put => vec![(Side::Oriel, Initiator::Rust)],
+        Kind::Get => vec![
+            (Side::Mooncake, Initiator::Python),
+            (Side::Oriel, Initiator::Rust),
+        ],
     };
-    sides.retain(|(side, _)| served.has(*side));
+    sides.retain(|(side, _)| is_there(*side));
     sides
 }
 
 /// What a side does in a job: drives can only be read.
 pub(super) fn kind_at(kind: Kind, side: Side) -> Kind {
     match side {
-        Side::Oriel => kind,
+        Side::Oriel | Side::Mooncake => kind,
         Side::Raw | Side::Lvol | Side::Null => Kind::Read,
     }
 }
@@ -73,6 +77,11 @@ impl Row {
         };
         let line = |&(side, initiator): &(Side, Initiator)| {
             let (ours, theirs) = (of(Side::Oriel, initiator), of(side, initiator));
+            let ours = match side {
+                // It has a client of its own.
+                Side::Mooncake => of(Side::Oriel, Initiator::Rust),
+                _ => ours,
+            };
             let compared = compare(ours.iter().copied().zip(theirs.iter().copied()));
             Line {
                 side,
@@ -108,7 +117,7 @@ impl Row {
                 .map_or_else(String::new, |ratio| format!("{ratio:.3}"));
             let speed = line.speed;
             let line = format!(
-                "{head}  {:<9}  {:<5} {:>11.0} {:>10.1} {:>9.1} {:>9.1}  {ratio}",
+                "{head}  {:<9}  {:<8} {:>11.0} {:>10.1} {:>9.1} {:>9.1}  {ratio}",
                 line.initiator.name(),
                 line.side.name(),
                 speed.per_second,
@@ -188,8 +197,8 @@ mod tests {
         assert_eq!(
             row.lines()[..2],
             [
-                "read          4k   32  SPDK       raw          1000        3.9      10.0      20.5  0.900",
-                "                       SPDK       oriel         900        3.5      10.0      20.5",
+                "read          4k   32  SPDK       raw             1000        3.9      10.0      20.5  0.900",
+                "                       SPDK       oriel            900        3.5      10.0      20.5",
             ]
         );
     }

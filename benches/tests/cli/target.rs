@@ -36,6 +36,7 @@ fn a_node_and_its_peers_are_measured_by_both_initiators() {
         ["read", "rust", "oriel"],
         ["locate", "rust", "oriel"],
         ["put", "rust", "oriel"],
+        ["get", "rust", "oriel"],
     ] {
         assert!(is_seen(words), "{words:?} of {seen:?}");
     }
