@@ -5,7 +5,6 @@ mod against;
 mod bdev;
 mod config;
 mod cores;
-mod demo;
 mod ec;
 mod gate;
 mod hugepages;
@@ -42,7 +41,6 @@ struct Cli {
 enum Command {
     Bdev(Box<bdev::args::BdevArgs>),
     Gate(gate::GateArgs),
-    Demo(demo::DemoArgs),
     Reactor(latency::ReactorArgs),
     Ec(ec::EcArgs),
     Ring(ring::RingArgs),
@@ -79,7 +77,6 @@ fn main() -> ExitCode {
         Command::Reactor(args) => latency::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
-        Command::Demo(args) => demo::run(args).map(ended).map_err(Into::into),
         Command::Index(args) => index::run(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),

@@ -8,7 +8,7 @@
 
 use std::fmt::Arguments;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
@@ -53,10 +53,6 @@ pub(crate) fn lost() -> Option<&'static io::Error> {
 pub(crate) fn complain(text: Arguments<'_>) {
     let told = writeln!(io::stderr(), "oriel-perf: {text}");
     drop(told);
-}
-
-pub(crate) fn is_terminal() -> bool {
-    OUT.get().is_some_and(File::is_terminal)
 }
 
 /// `println!` to where this program's output belongs.

@@ -48,8 +48,6 @@ pub(crate) enum SideError {
         "the store holds no blob of {bytes} bytes under number {number}: it lost one that it had acknowledged"
     )]
     Lost { number: u64, bytes: u64 },
-    #[error("the blob {key} is not there any more")]
-    Missing { key: Key },
     #[error("a blob of number {number} was there before it was put")]
     There { number: u64 },
     #[error(transparent)]
@@ -224,89 +222,6 @@ impl Target for Store {
     fn prepare(&self, bytes: u64, count: u32) -> Result<(), SideError> {
         let blocks = bytes.div_ceil(BLOCK_BYTES as u64);
         self.buffers.prepare(&self.drive, blocks, count)
-    }
-}
-
-// ---- Blobs by their content ---------------------------------------------------------------------------------------------
-
-/// A store whose blobs are asked for by what they hold.
-pub(crate) struct Content {
-    log: Rc<Log<SpdkDrive>>,
-    drive: SpdkDrive,
-    writer: JoinHandle<Result<(), StoreError>>,
-}
-
-impl Content {
-    /// A new store on a device without one.
-    pub(crate) async fn format(device: &str, slab_bytes: u64) -> Result<Self, SideError> {
-        let sizes = FormatOptions {
-            slab_blocks: slab_bytes / BLOCK_BYTES as u64,
-            journal_blocks: 1024,
-        };
-        let drive = SpdkDrive::format(device, &sizes).await?;
-        format(&drive, STORE, &sizes).await?;
-        Self::on(drive).await
-    }
-
-    /// The store on a device, whatever ended its last use.
-    pub(crate) async fn open(device: &str) -> Result<Self, SideError> {
-        Self::on(SpdkDrive::load(device).await?).await
-    }
-
-    async fn on(drive: SpdkDrive) -> Result<Self, SideError> {
-        let options = OpenOptions {
-            store: Some(STORE),
-            blobs_max: 1 << 17,
-            ..OpenOptions::default()
-        };
-        let index = index_in_memory(options.blobs_max)?;
-        let (log, _) = open(drive.clone(), index, &options).await?;
-        let log = Rc::new(log);
-        let running = Rc::clone(&log);
-        let writer = spawn_local("journal", async move { running.run().await });
-        Ok(Self {
-            log,
-            drive,
-            writer: writer.map_err(|_| SideError::NoTask)?,
-        })
-    }
-
-    pub(crate) fn key_of(&self, bytes: &[u8]) -> Key {
-        Key::of_content(bytes)
-    }
-
-    pub(crate) async fn put(&self, bytes: &[u8]) -> Result<(), SideError> {
-        let key = Key::of_content(bytes);
-        self.log.put(REALM, key, KeyKind::Content, bytes).await?;
-        Ok(())
-    }
-
-    pub(crate) async fn delete(&self, bytes: &[u8]) -> Result<(), SideError> {
-        self.log.delete(REALM, Key::of_content(bytes)).await?;
-        Ok(())
-    }
-
-    /// Whether these bytes are there, looked at one by one.
-    pub(crate) async fn holds(&self, bytes: &[u8]) -> Result<bool, SideError> {
-        let key = Key::of_content(bytes);
-        let found = self.log.read(REALM, &key, 0, u64::MAX).await?;
-        Ok(found.is_some_and(|found| found == bytes))
-    }
-
-    /// Reads a blob that is there; how long it is.
-    pub(crate) async fn read(&self, key: Key) -> Result<u64, SideError> {
-        let found = self.log.read(REALM, &key, 0, u64::MAX).await?;
-        match found {
-            Some(bytes) => Ok(bytes.len() as u64),
-            None => Err(SideError::Missing { key }),
-        }
-    }
-
-    pub(crate) async fn close(self) -> Result<(), SideError> {
-        self.log.close();
-        self.writer.await?;
-        self.drive.close().await?;
-        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use clap::Args;
 use oriel_spdk::bdev::{Access, BdevDesc};
 
-pub(crate) use adapter::{Content, SideError, key};
+pub(crate) use adapter::{SideError, key};
 pub(crate) use gate::gate;
 use load::Sizes;
 pub(crate) use node::{NodeArgs, gate as gate_node, run as run_node};

@@ -350,30 +350,6 @@ fn connect(socket: &Path) -> UnixStream {
 }
 
 #[test]
-fn the_demo_kills_a_store_and_finds_every_blob_again() {
-    let bench = Bench::new();
-    let output = bench.run("demo --seconds 4");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    for part in [
-        "durable",
-        "kill -9",
-        "opened the store again",
-        "byte for byte",
-        "blobs/s",
-        "MiB/s",
-        "nothing is left behind",
-    ] {
-        assert!(text.contains(part), "\"{part}\" is missing:\n{text}");
-    }
-    assert_eq!(bench.listing(), Vec::<String>::new());
-}
-
-#[test]
 fn a_store_of_a_drive_a_core_is_put_and_got_from_both() {
     let bench = Bench::new();
     let run = bench.run("node -t 1 --rounds 1 -o 64k -q 4 --json");
@@ -395,37 +371,6 @@ fn a_store_of_a_drive_a_core_is_put_and_got_from_both() {
         }
     }
     said(&bench.complaint("node -m 0x1"), &["one core", "-m"]);
-}
-
-#[test]
-fn a_killed_demo_leaves_no_file() {
-    let bench = Bench::new();
-    let mut demo = bench.start("demo --seconds 60");
-    // The first line of speed means that the drive is in use.
-    let shown = wait_for(&mut demo, "blobs/s");
-    demo.kill().unwrap();
-    demo.wait().unwrap();
-    drop(shown);
-    assert_eq!(bench.listing(), Vec::<String>::new());
-}
-
-#[test]
-fn an_interrupted_demo_says_so_and_tidies_up() {
-    let bench = Bench::new();
-    let demo = bench.start("demo --seconds 60");
-    std::thread::sleep(Duration::from_secs(3));
-    let pid = demo.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = demo.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(128 + 2));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("Stopped early"));
-    assert_eq!(bench.listing(), Vec::<String>::new());
 }
 
 #[test]
