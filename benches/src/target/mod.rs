@@ -316,13 +316,8 @@ pub(crate) fn run(args: &TargetArgs) -> Result<(), TargetError> {
     for kind in [Kind::Locate, Kind::Put] {
         jobs.extend(depths.iter().map(|&depth| (kind, plan::SIZES[0], depth)));
     }
-    if args.mooncake.is_there() {
-        jobs.extend(
-            depths
-                .iter()
-                .map(|&depth| (Kind::Get, plan::SIZES[2], depth)),
-        );
-    }
+    let gets = depths.iter();
+    jobs.extend(gets.map(|&depth| (Kind::Get, plan::SIZES[2], depth)));
     if !args.json {
         say!(
             "{} rounds of {} s a side, medians; oriel / it: medians of the rounds' ratios",
