@@ -11,7 +11,7 @@
 use std::ffi::{CString, c_int, c_void};
 use std::fs;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use oriel_spdk_sys as sys;
 use thiserror::Error;
@@ -28,6 +28,13 @@ static STATE: AtomicU8 = AtomicU8::new(NEVER_STARTED);
 
 pub(crate) fn is_running() -> bool {
     STATE.load(Ordering::Acquire) == RUNNING
+}
+
+/// Whether the memory of the environment comes from hugepages.
+static HAS_HUGEPAGES: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_hugepages() -> bool {
+    is_running() && HAS_HUGEPAGES.load(Ordering::Acquire)
 }
 
 /// Which PCI devices the environment may touch.
@@ -322,7 +329,10 @@ impl EnvOptions {
         };
         // SAFETY: every pointer in `options` outlives the call, and what DPDK keeps the shim copies.
         match unsafe { sys::oriel_env_init(&options) } {
-            0 => Ok(()),
+            0 => {
+                HAS_HUGEPAGES.store(self.hugepages, Ordering::Release);
+                Ok(())
+            }
             rc => Err(EnvError::Dpdk { errno: -rc }),
         }
     }

@@ -93,6 +93,12 @@ fn what_is_wrong_is_named_with_its_line() {
             "need memory from hugepages",
         ),
         (
+            "[[device]]\npath = \"drive\"\n\n[[listener]]",
+            "hugepages = false\n[[device]]\npath = \"drive\"\n[[listener]]\ntransport = \"rdma\"",
+            4,
+            "listeners by rdma need memory",
+        ),
+        (
             "[[device]]",
             "[[device]]\npath = \"drive\"\n[[device]]",
             6,
@@ -132,6 +138,9 @@ fn nvme_drives_and_rdma_are_taken_at_their_word() {
     let text = text.replace("4420\"", "4420\"\ntransport = \"rdma\"");
     let config = parse(&text).unwrap();
     assert!(config.hugepages);
+    let by_rdma = GOOD.replace("4420\"", "4420\"\ntransport = \"rdma\"");
+    assert!(parse(&by_rdma).unwrap().hugepages);
+    assert!(!parse(GOOD).unwrap().hugepages);
     let address = "0000:3b:00.0".parse().unwrap();
     assert_eq!(config.devices, [Device::Pci(address)]);
     assert_eq!(config.listeners[0].to_string(), "rdma://127.0.0.1:4420");

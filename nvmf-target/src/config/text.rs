@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use oriel_engine::store::{FormatOptions, Policy, RealmId, RealmOptions, StoreId};
-use oriel_spdk::nvmf::Address;
+use oriel_spdk::nvmf::{Address, TransportKind};
 use oriel_spdk::{CoreSet, PciAddress};
 use serde::Deserialize;
 use toml::Spanned;
@@ -130,13 +130,20 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
     let has_pci = devices
         .iter()
         .any(|device| matches!(device, Device::Pci(_)));
+    let listeners = listeners(&text.listener)?;
+    let has_rdma = listeners
+        .iter()
+        .any(|listener| listener.transport == TransportKind::Rdma);
     let hugepages = text
         .hugepages
         .as_ref()
-        .map_or(has_pci, |wanted| *wanted.get_ref());
+        .map_or(has_pci || has_rdma, |wanted| *wanted.get_ref());
     if let Some(spanned) = &text.hugepages {
         check(spanned, hugepages || !has_pci, || {
             "drives given by pci need memory from hugepages: leave this out, or give paths".into()
+        })?;
+        check(spanned, hugepages || !has_rdma, || {
+            "listeners by rdma need memory from hugepages: leave this out, or listen by tcp".into()
         })?;
     }
     let least = match hugepages {
@@ -164,7 +171,6 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
             "a store takes at least one blob".into()
         })?;
     }
-    let listeners = listeners(&text.listener)?;
     let status = status(text.status.as_ref(), &listeners)?;
     Ok(Config {
         store: store(&text.store)?,

@@ -11,8 +11,8 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 use super::TargetInner;
-use crate::SPDK_RELEASE;
 use crate::oneshot::{Reply, oneshot, reply_rc};
+use crate::{SPDK_RELEASE, env};
 
 /// The kinds of transport.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -150,6 +150,9 @@ pub enum TransportError {
         "this machine has no RDMA device: rdma link lists them; soft-RoCE makes one (rdma link add rxe0 type rxe netdev eth0)"
     )]
     NoRdmaDevice,
+    /// The memory cannot be reached by RDMA devices: SPDK would use an address that it has not got.
+    #[error("RDMA needs memory from hugepages, and this environment was started without them")]
+    NeedsHugepages,
     /// SPDK was built without it.
     #[error("the linked SPDK was built without the {kind} transport")]
     NotBuilt {
@@ -275,6 +278,9 @@ pub(super) async fn add(
     }
     if kind == TransportKind::Rdma && !has_rdma_device() {
         return Err(TransportError::NoRdmaDevice);
+    }
+    if kind == TransportKind::Rdma && !env::has_hugepages() {
+        return Err(TransportError::NeedsHugepages);
     }
     let raw = options.raw();
     let mut unsupported: *const c_char = std::ptr::null();
