@@ -102,10 +102,10 @@ fn checked(rc: c_int) -> Result<(), HostError> {
 impl<S: Quiet> Subsystem<S> {
     /// Allows every host, or only those of the list.
     pub fn allow_any_host(&self, allow: bool) -> Result<(), HostError> {
-        // SAFETY: the subsystem exists and is quiet (S: Quiet); this is its thread (not Send).
-        checked(
-            self.enter(|raw| unsafe { sys::spdk_nvmf_subsystem_set_allow_any_host(raw, allow) }),
-        )
+        checked(self.enter(|raw| {
+            // SAFETY: the subsystem exists and is quiet (S: Quiet); this is its thread (not Send).
+            unsafe { sys::spdk_nvmf_subsystem_set_allow_any_host(raw, allow) }
+        }))
     }
 
     /// Adds a host to the list.
@@ -151,9 +151,10 @@ impl<S: Quiet> Subsystem<S> {
     /// [`disconnect`](Subsystem::disconnect) ends them.
     pub fn remove_host(&self, host: &Nqn) -> Result<(), HostError> {
         let nqn = host.to_c();
-        // SAFETY: as in allow_any_host.
-        let rc =
-            self.enter(|raw| unsafe { sys::spdk_nvmf_subsystem_remove_host(raw, nqn.as_ptr()) });
+        let rc = self.enter(|raw| {
+            // SAFETY: as in allow_any_host; the name outlives the call.
+            unsafe { sys::spdk_nvmf_subsystem_remove_host(raw, nqn.as_ptr()) }
+        });
         match -rc {
             libc::ENOENT => Err(HostError::NotAllowed { host: host.clone() }),
             _ => checked(rc),

@@ -260,10 +260,10 @@ impl Inner {
             };
             let ctx = Box::into_raw(Box::new(changing));
             let raw = self.raw.as_ptr();
-            // SAFETY: the subsystem exists, this is its thread, and changed() fits the box.
-            let rc = self
-                .home
-                .enter(|| unsafe { begin(change, raw, ctx.cast()) });
+            let rc = self.home.enter(|| {
+                // SAFETY: the subsystem exists, this is its thread, and changed() fits the box.
+                unsafe { begin(change, raw, ctx.cast()) }
+            });
             if rc == 0 {
                 return match done.await {
                     0 => Ok(()),
@@ -424,17 +424,17 @@ impl Subsystem<Stopped> {
         };
         let guard = target.shared.lock();
         let tgt = target.raw.as_ptr();
-        // SAFETY: the target exists, and this is its thread (TargetInner is not Send).
-        let known = target
-            .home
-            .enter(|| unsafe { sys::spdk_nvmf_tgt_find_subsystem(tgt, name.as_ptr()) });
+        let known = target.home.enter(|| {
+            // SAFETY: the target exists, and this is its thread (TargetInner is not Send).
+            unsafe { sys::spdk_nvmf_tgt_find_subsystem(tgt, name.as_ptr()) }
+        });
         if !known.is_null() {
             return Err(CreateSubsystemError::Taken { nqn });
         }
-        // SAFETY: as above; SPDK copies what the pointers lead to.
-        let raw = target
-            .home
-            .enter(|| unsafe { sys::oriel_nvmf_subsystem_create(tgt, &raw_spec) });
+        let raw = target.home.enter(|| {
+            // SAFETY: as above; SPDK copies what the pointers lead to.
+            unsafe { sys::oriel_nvmf_subsystem_create(tgt, &raw_spec) }
+        });
         drop(guard);
         let inner = Rc::new(Inner {
             raw: NonNull::new(raw)
