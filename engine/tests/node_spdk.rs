@@ -226,6 +226,12 @@ fn blobs_are_on_all_drives_and_reached_from_all_cores() {
                 assert_eq!(get(&store, 7).await, Ok(Some(content(7))));
                 sleep(Duration::from_millis(1)).await;
             }
+            let departed = store.departed().await;
+            assert_eq!(departed.drive.to_string(), "drive 0 ('a')");
+            assert!(departed.is_emptied);
+            // Nobody has it any more, so it can be taken out.
+            create::delete(&sub, Kind::Malloc, "a").await.unwrap();
+            memory(&sub, "a").await;
             for number in 0..=BLOBS {
                 assert_eq!(get(&store, number).await, Ok(Some(content(number))));
             }

@@ -66,8 +66,8 @@ pub use metrics::{
     Summary, Unit, Value, WrittenFor,
 };
 pub use node::{
-    ChangeError, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Keeper, LargePut, Loss,
-    NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
+    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Keeper, LargePut,
+    Loss, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
     NodeRecovery, NodeStat, NodeStore, Seat, Sleep, Voters, format_node, open_node,
 };
 pub use options::{LogStat, RealmOptions, RealmStat};

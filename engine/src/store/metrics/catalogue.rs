@@ -176,6 +176,10 @@ metrics! {
         "tasks that live now";
     DRIVE_LOST "oriel_store_drive_lost" Count Gauge ["drive"]
         "1 if the drive is lost, else 0";
+    DRIVE_DRAINING "oriel_store_drive_draining" Count Gauge ["drive"]
+        "1 if the drive is being emptied, else 0";
+    DRIVE_FILLING "oriel_store_drive_filling" Count Gauge ["drive"]
+        "1 if blobs that belong on the drive may still be elsewhere, else 0";
     NODE_MOVED "oriel_store_rehomed_blobs_total" Count Counter []
         "blobs that went from one drive to another";
     NODE_MOVED_BYTES "oriel_store_rehomed_bytes_total" Bytes Counter []
@@ -326,12 +330,16 @@ impl NodeSamples {
     }
 }
 
-pub(in super::super) fn lost_sample<'a>(
+/// Whether a drive is lost, being emptied, being filled.
+pub(in super::super) fn drive_samples<'a>(
     drive: &str,
-    is_lost: bool,
+    states: [bool; 3],
     show: &mut dyn FnMut(Sample<'a>),
 ) {
-    sample(DRIVE_LOST, &[drive], Value::Number(is_lost.into()), show);
+    let metrics = [DRIVE_LOST, DRIVE_DRAINING, DRIVE_FILLING];
+    for (metric, is_so) in metrics.into_iter().zip(states) {
+        sample(metric, &[drive], Value::Number(is_so.into()), show);
+    }
 }
 
 /// The numbers of a reactor.

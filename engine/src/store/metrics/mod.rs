@@ -16,7 +16,7 @@ mod snapshot;
 mod transfers;
 
 pub use catalogue::{Kind, METRICS, Metric, Sample, Unit, Value};
-pub(super) use catalogue::{NodeSamples, lost_sample, reactor_samples};
+pub(super) use catalogue::{NodeSamples, drive_samples, reactor_samples};
 pub use latency::{Latencies, Summary};
 pub use names::{ErrorKind, Operation, Outcome, Queue, ReadFor, SlabState, Step, WrittenFor};
 pub(super) use record::Metrics;

@@ -2,27 +2,34 @@
 
 use std::time::Duration;
 
-use futures_channel::oneshot;
-
 use super::super::format::FormatOptions;
 use super::error::{ChangeError, Loss, NodeError, NodeOpenError};
 use super::keeper::{Keeper, Kept, State};
 use super::open::{check_slot, drive_error, label, present, stopped};
 use super::place::DriveNumber;
-use super::roster::Member;
+use super::roster::{Member, Voters};
 use super::seat::{NodeDrive, Seat};
+use super::table::Departed;
 use crate::limits::DRIVES_MAX;
 
 /// How often it is looked whether the last reader of an emptied drive is gone.
 const READERS_PAUSE: Duration = Duration::from_millis(1);
 
 impl<D: NodeDrive> Keeper<D> {
-    fn check_writable(&self) -> Result<(), ChangeError> {
+    fn voters(&self) -> Voters {
         let state = self.state.borrow();
-        let voters = state.roster.voters(&present(&state.kept));
-        match voters.is_majority() {
+        state.roster.voters(&present(&state.kept))
+    }
+
+    fn read_only(&self) -> ChangeError {
+        let voters = self.voters();
+        NodeError::ReadOnly { voters }.into()
+    }
+
+    fn check_writable(&self) -> Result<(), ChangeError> {
+        match self.voters().is_majority() {
             true => Ok(()),
-            false => Err(NodeError::ReadOnly { voters }.into()),
+            false => Err(self.read_only()),
         }
     }
 
@@ -71,13 +78,23 @@ impl<D: NodeDrive> Keeper<D> {
             .and_then(|prepared| prepared);
         let capacity_blocks = prepared.map_err(drive_error(label(seat, None)))?;
         let number = DriveNumber(self.state.borrow().roster.next);
+        // Whatever becomes of it, no other drive gets that number: so the new one may know it before the others know the
+        // drive. Where the power goes in between, it is either theirs or blank.
+        if !self.commit(|roster| roster.next += 1).await {
+            self.publish().await;
+            return Err(self.read_only());
+        }
+        let roster = self.state.borrow().roster.clone();
+        let numbered =
+            seat.call(move |lane| async move { lane.write_roster(roster, number).await });
+        let numbered = numbered.await.map_err(stopped).and_then(|done| done);
+        numbered.map_err(drive_error(label(seat, None)))?;
         let name = seat.name().clone();
         let mut kept = Kept::new(number, Some(seat.clone()), name.clone());
         kept.slab_blocks = format.slab_blocks;
         self.state.borrow_mut().kept.push(kept);
         let is_told = self
             .commit(|roster| {
-                roster.next += 1;
                 roster.members.push(Member {
                     number,
                     capacity_blocks,
@@ -90,15 +107,14 @@ impl<D: NodeDrive> Keeper<D> {
             .await;
         if !is_told {
             // The others failed just now, and know nothing of this one: so it is not the store's.
-            let voters = {
+            {
                 let mut state = self.state.borrow_mut();
                 state.kept.retain(|kept| kept.number != number);
                 let members = &mut state.roster.members;
                 members.retain(|member| member.number != number);
-                state.roster.voters(&present(&state.kept))
-            };
+            }
             self.publish().await;
-            return Err(NodeError::ReadOnly { voters }.into());
+            return Err(self.read_only());
         }
         self.take_in(seat, number).await?;
         Ok(number)
@@ -229,14 +245,15 @@ impl<D: NodeDrive> Keeper<D> {
             *roster = without;
         }
         self.commit(|_| ()).await;
-        let seat = {
+        let kept = {
             let mut state = self.state.borrow_mut();
             let at = state.kept.iter().position(|kept| kept.number == number);
             at.map(|at| state.kept.swap_remove(at))
         };
         self.publish().await;
-        if let Some((seat, ended)) = seat.and_then(|kept| Some((kept.seat?, kept.ended))) {
-            self.part_with(seat, ended, false);
+        if let Some(kept) = kept {
+            tracing::warn!(drive = %kept.label(), "a lost drive is given up, with all that was on it");
+            self.part_with(kept, false);
         }
         Ok(())
     }
@@ -276,14 +293,18 @@ impl<D: NodeDrive> Keeper<D> {
         };
         tracing::info!(drive = %kept.label(), "a drive is empty, and not the store's any more");
         let is_well = kept.loss.is_none();
-        if let Some(seat) = kept.seat {
-            self.part_with(seat, kept.ended, is_well);
-        }
+        self.part_with(kept, is_well);
     }
 
     /// Closes a drive that nobody asks any more, once its last reader is gone.
-    fn part_with(&self, seat: Seat<D>, ended: Option<oneshot::Receiver<()>>, wipes: bool) {
+    fn part_with(&self, kept: Kept<D>, wipes: bool) {
+        let drive = kept.label();
+        let Kept { seat, ended, .. } = kept;
+        let Some(seat) = seat else {
+            return;
+        };
         let sleep = self.options.sleep.clone();
+        let shared = self.shared.clone();
         self.lanes.add(async move {
             // Whatever fails here is tried again at the next start.
             let _ = seat.call(|lane| async move { lane.finish() }).await;
@@ -302,6 +323,8 @@ impl<D: NodeDrive> Keeper<D> {
             });
             let _ = closed.await;
             seat.give_up().await;
+            let is_emptied = wipes;
+            shared.has_departed(Departed { drive, is_emptied });
         });
     }
 }

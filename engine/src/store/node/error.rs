@@ -227,6 +227,14 @@ pub enum NodeOpenError {
         /// Which drive.
         drive: DriveLabel,
     },
+    /// A drive that is said to be gone for good.
+    #[error(
+        "{drive} is said to be gone for good, and is here: leave its device out, or do not say that it is gone"
+    )]
+    NotGone {
+        /// Which drive.
+        drive: DriveLabel,
+    },
     /// A drive whose formatting did not come to its end, or the only drive of a store that has no roster.
     #[error(
         "{drive} belongs to the store, which does not know it: leave it out, and add it when the store is open"

@@ -66,4 +66,5 @@ pub use place::DriveNumber;
 pub use reads::NodePage;
 pub use roster::Voters;
 pub use seat::{NodeDrive, Seat};
+pub use table::Departed;
 pub use whole::{DriveStat, NodeStat};

@@ -165,6 +165,7 @@ impl<D: NodeDrive> Keeper<D> {
             }
         }
         let version = table.version;
+        let mut is_written = false;
         for at in 0..table.rows.len() as u16 {
             let row = table.row(at);
             let Some(seat) = row
@@ -178,13 +179,16 @@ impl<D: NodeDrive> Keeper<D> {
                 let _entered = lane.hold(version, None).await?;
                 Ok(lane.stat())
             });
-            if heard(stat.await)?.blobs == 0 {
+            let stat = heard(stat.await)?;
+            // What is being written there goes elsewhere when it is committed.
+            is_written |= stat.reservations > 0;
+            if stat.blobs == 0 && stat.reservations == 0 {
                 let number = row.number;
                 self.shared.command(Command::Drained { number, version });
                 return Ok(true);
             }
         }
-        if tally.strays > 0 {
+        if tally.strays > 0 || is_written {
             return Ok(false);
         }
         let all_here = (0..table.rows.len() as u16).all(|at| table.is_present(at));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::super::metrics::{
-    LogMetrics, NodeSamples, RealmMetrics, Sample, lost_sample, reactor_samples,
+    LogMetrics, NodeSamples, RealmMetrics, Sample, drive_samples, reactor_samples,
 };
 use super::error::DriveLabel;
 use super::handle::NodeStore;
@@ -17,6 +17,10 @@ use crate::reactor::{self, CoreId, ReactorStats};
 pub struct DriveMetrics {
     /// Its number and name.
     pub drive: DriveLabel,
+    /// It is being emptied.
+    pub is_draining: bool,
+    /// Blobs that belong on it may be elsewhere, and are on their way.
+    pub is_filling: bool,
     /// Its log's numbers; `None` if it is lost.
     pub log: Option<LogMetrics>,
 }
@@ -51,10 +55,15 @@ impl NodeMetrics {
 
     /// Shows all numbers. Those of a realm are those of its part on a drive.
     pub fn samples<'a>(&'a self, show: &mut dyn FnMut(Sample<'a>)) {
-        for DriveMetrics { drive, log } in &self.drives {
-            lost_sample(&drive.name, log.is_none(), show);
-            if let Some(log) = log {
-                log.samples(&drive.name, show);
+        for of in &self.drives {
+            let name = &of.drive.name;
+            drive_samples(
+                name,
+                [of.log.is_none(), of.is_draining, of.is_filling],
+                show,
+            );
+            if let Some(log) = &of.log {
+                log.samples(name, show);
             }
         }
         for (core, stats) in &self.reactors {
@@ -90,6 +99,8 @@ impl<D: NodeDrive> NodeStore<D> {
             };
             drives.push(DriveMetrics {
                 drive: row.label(),
+                is_draining: row.is_draining,
+                is_filling: row.is_hungry,
                 log,
             });
         }

@@ -48,7 +48,7 @@ impl Default for NodeFormat {
 pub struct NodeOptions {
     /// As for each drive, `blobs_max` among it; the quotas of realms are the store's.
     pub drive: OpenOptions,
-    /// Drives that are gone for good, with all that was on them.
+    /// Drives that are gone for good, with all that was on them. They must not be among those that are given.
     pub gone: Vec<DriveNumber>,
     /// Bytes a second that go from drive to drive at most, where drives were added or are emptied.
     pub move_bytes_per_second: u64,
@@ -79,7 +79,8 @@ pub struct NodeRecovery {
     pub drives: Vec<(DriveLabel, Recovery)>,
     /// Drives of the store that are lost, and why.
     pub lost: Vec<(DriveLabel, Loss)>,
-    /// Drives that were given and hold no store: they are not used.
+    /// Drives that were given and hold no store: they are not used. Their seats can be given to [`NodeStore::add`], or
+    /// have to be closed.
     pub blank: Vec<DriveLabel>,
 }
 
@@ -105,6 +106,10 @@ impl<D: NodeDrive> Lane<D> {
             }
             label => label?,
         };
+        if roster.is_none() && !was_opened(extents.iter().map(|(name, _)| name)) {
+            // It was about to be made one of the store's when the power went.
+            return Ok(None);
+        }
         let store = label.store;
         Ok(Some(Looked { store, roster }))
     }
@@ -348,6 +353,10 @@ async fn try_open<D: NodeDrive>(
     check_count(seats)?;
     let mut recovery = NodeRecovery::default();
     let Found { mut newest, own } = find(seats, options.drive.store, &mut recovery).await?;
+    if let Some((number, (seat, _))) = own.iter().find(|(of, _)| options.gone.contains(of)) {
+        let drive = label(seat, Some(*number));
+        return Err(NodeOpenError::NotGone { drive });
+    }
     newest
         .members
         .retain(|member| !options.gone.contains(&member.number));

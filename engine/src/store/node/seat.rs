@@ -105,6 +105,14 @@ impl<D: NodeDrive> Seat<D> {
         LANES.with_borrow_mut(|lanes| lanes.remove(&self.id));
     }
 
+    /// Closes a drive that no store uses, from any core.
+    pub async fn close(self) -> Result<(), DriveError> {
+        let closed = self.call(|lane| async move { lane.close().await }).await;
+        self.give_up().await;
+        // Where its core has stopped, it went with it.
+        closed.unwrap_or(Ok(()))
+    }
+
     /// What the drive is called.
     pub fn name(&self) -> &Arc<str> {
         &self.name

@@ -144,9 +144,21 @@ pub(super) enum Command<D> {
     Close,
 }
 
+/// A drive that is not the store's any more, and that nobody uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Departed {
+    /// Which it was.
+    pub drive: DriveLabel,
+    /// Whether its blobs have moved to the others, and nothing is left on it; otherwise it was given up.
+    pub is_emptied: bool,
+}
+
 struct Inner<D> {
     table: Arc<Table<D>>,
     waiting: Vec<Waker>,
+    /// Those of whom nobody has heard yet: as many as there were drives, at most.
+    departed: VecDeque<Departed>,
+    departed_bell: Option<Waker>,
     commands: VecDeque<Command<D>>,
     bell: Option<Waker>,
     has_ended: bool,
@@ -173,6 +185,8 @@ impl<D: NodeDrive> Shared<D> {
             inner: Mutex::new(Inner {
                 table: Arc::new(table),
                 waiting: Vec::new(),
+                departed: VecDeque::new(),
+                departed_bell: None,
                 commands: VecDeque::new(),
                 bell: None,
                 has_ended: false,
@@ -245,6 +259,29 @@ impl<D: NodeDrive> Shared<D> {
         if let Some(bell) = bell {
             bell.wake();
         }
+    }
+
+    pub(super) fn has_departed(&self, departed: Departed) {
+        let bell = {
+            let mut inner = self.inner();
+            inner.departed.push_back(departed);
+            inner.departed_bell.take()
+        };
+        if let Some(bell) = bell {
+            bell.wake();
+        }
+    }
+
+    pub(super) async fn next_departed(&self) -> Departed {
+        poll_fn(|cx| {
+            let mut inner = self.inner();
+            if let Some(departed) = inner.departed.pop_front() {
+                return Poll::Ready(departed);
+            }
+            inner.departed_bell = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     pub(super) async fn next_command(&self) -> Command<D> {

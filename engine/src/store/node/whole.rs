@@ -12,7 +12,7 @@ use super::handle::NodeStore;
 use super::place::DriveNumber;
 use super::roster::Voters;
 use super::seat::{NoLane, NodeDrive, Seat};
-use super::table::Command;
+use super::table::{Command, Departed};
 
 /// A drive of the store, as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +134,12 @@ impl<D: NodeDrive> NodeStore<D> {
     /// Gives up a drive that is lost, and all blobs on it.
     pub async fn forget(&self, number: DriveNumber) -> Result<(), ChangeError> {
         self.change(|reply| Command::Forget { number, reply }).await
+    }
+
+    /// Waits for the next drive that has left the store, emptied or forgotten, and is closed: its device can be taken out.
+    /// One task at a time hears of them.
+    pub async fn departed(&self) -> Departed {
+        self.shared.next_departed().await
     }
 
     /// Lets the keeper end once all that was begun is done.
