@@ -5,6 +5,7 @@
     reason = "a test that cannot go on panics where it stands"
 )]
 
+#[allow(dead_code, reason = "tests of drives use more of it")]
 mod program;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -112,6 +113,7 @@ fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
     a.put(1);
     // In each of them the first realm would be open to all.
     let open = Program::text(node.port(), "\"any\"", "\"any\"");
+    std::fs::write(node.folder().join("full"), [7; 1 << 20]).unwrap();
     let other_port = format!(":{}\"", node.port());
     for (old, new, words) in [
         ("id = 2", "id = 70000", &["orield.toml, line 25: "][..]),
@@ -121,6 +123,21 @@ fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
             "memory_mib = 512",
             "memory_mib = 513",
             &["orield.toml: restart orield to change memory_mib"],
+        ),
+        (
+            "[[device]]",
+            "[[device]]\npath = \"full\"\n[[device]]",
+            &["full is not empty: use another one; if what is on it may go, wipe it"],
+        ),
+        (
+            "path = \"drive\"",
+            "path = \"other\"",
+            &["drive is left out, and has blobs: put it back with drain = true"],
+        ),
+        (
+            "[format]",
+            "gone = [0]\n[format]",
+            &["drive 0 works, and is said to be gone"],
         ),
         (
             &other_port,
@@ -173,7 +190,7 @@ fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
     let figures = node.get("/metrics");
     for line in [
         "\noriel_node_reloads_total{result=\"done\"} 1\n",
-        "\noriel_node_reloads_total{result=\"refused\"} 8\n",
+        "\noriel_node_reloads_total{result=\"refused\"} 11\n",
         "\noriel_node_last_reload_successful 1\n",
         "\noriel_node_last_reload_timestamp_seconds ",
     ] {

@@ -101,7 +101,10 @@ impl Config {
             blobs_max,
             // For drives that are formatted from now on, by a run of its own.
             format: _,
-            devices,
+            // Drives come and go.
+            devices: _,
+            drains: _,
+            gone: _,
             listeners,
             status,
             realms: _,
@@ -113,7 +116,6 @@ impl Config {
             ("memory_mib", *memory_mib == new.memory_mib),
             ("hugepages", *hugepages == new.hugepages),
             ("blobs_max", *blobs_max == new.blobs_max),
-            ("[[device]]", *devices == new.devices),
             ("[[listener]]", *listeners == new.listeners),
             ("[status]", *status == new.status),
         ];
@@ -161,6 +163,14 @@ quota_mib = 64
     #[test]
     fn hosts_change_and_nothing_else() {
         assert_eq!(changes(&[]), Ok(Vec::new()));
+        // The drives are compared with those that the node has.
+        assert_eq!(
+            changes(&[(
+                "[[device]]",
+                "gone = [1]\n[[device]]\npath = \"new\"\n[[device]]"
+            )]),
+            Ok(Vec::new())
+        );
         // Drives are formatted by another run.
         assert_eq!(
             changes(&[("[[device]]", "[format]\nslab_mib = 8\n[[device]]")]),
@@ -186,7 +196,6 @@ quota_mib = 64
                 "hugepages = true",
                 "to change hugepages",
             ),
-            ("\"drive\"", "\"drives\"", "to change [[device]]"),
             ("4420", "4421", "to change [[listener]]"),
             (
                 "[[realm]]\nname = \"models\"",

@@ -3,12 +3,14 @@
 //! ```toml
 //! node = "n1"                                  # in the names of its subsystems
 //! store = "00112233445566778899aabbccddeeff"   # whose blobs its drives hold
+//! gone = [3]                                   # drives that are lost for good, by number: their blobs are given up
 //!
 //! [[device]]
 //! path = "drives/0"                            # a file or a block device; from where this file is
 //!
 //! [[device]]
 //! pci = "0000:3b:00.0"                         # or an NVMe drive that vfio-pci holds
+//! drain = true                                 # its blobs move to the others, and then it is given back
 //!
 //! [[listener]]
 //! address = "127.0.0.1:4420"
@@ -31,11 +33,12 @@ mod secret;
 mod tests;
 mod text;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use oriel_engine::store::{FormatOptions, StoreId};
+use oriel_engine::store::{DriveNumber, FormatOptions, StoreId};
 use oriel_spdk::nvmf::{Address, has_dh_chap};
 use oriel_spdk::{CoreSet, PciAddress, SPDK_RELEASE};
 
@@ -107,6 +110,10 @@ pub struct Config {
     pub format: FormatOptions,
     /// What its drives are on.
     pub devices: Vec<Device>,
+    /// Those of them that are to be emptied and given back.
+    pub drains: BTreeSet<Device>,
+    /// Drives that are lost for good, with all that was on them.
+    pub gone: BTreeSet<DriveNumber>,
     /// Where it listens.
     pub listeners: Vec<Address>,
     /// Where it says how it is, over HTTP.

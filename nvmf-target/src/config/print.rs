@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use oriel_engine::store::Policy;
+use oriel_engine::store::{DriveNumber, Policy};
 use oriel_spdk::nvmf::{Address, TransportKind};
 
 use super::{Config, Device, MIB_BLOCKS};
@@ -23,6 +23,10 @@ impl Config {
         line(format!("memory_mib = {}", self.memory_mib));
         line(format!("hugepages = {}", self.hugepages));
         line(format!("blobs_max = {}", self.blobs_max));
+        if !self.gone.is_empty() {
+            let gone: Vec<String> = self.gone.iter().map(DriveNumber::to_string).collect();
+            line(format!("gone = [{}]", gone.join(", ")));
+        }
         line("\n[format]".into());
         line(format!(
             "slab_mib = {}",
@@ -41,6 +45,9 @@ impl Config {
                 Device::Path(path) => format!("path = {}", quoted(&path.to_string_lossy())),
                 Device::Pci(address) => format!("pci = \"{address}\""),
             });
+            if self.drains.contains(device) {
+                line("drain = true".into());
+            }
         }
         for Address { transport, socket } in &self.listeners {
             line(format!("\n[[listener]]\naddress = \"{socket}\""));

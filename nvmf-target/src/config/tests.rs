@@ -38,12 +38,29 @@ fn parse(text: &str) -> Result<Config, String> {
 fn what_is_read_is_printed_with_all_that_was_left_out() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.devices, [Device::Path(PathBuf::from("etc/drive"))]);
+    assert!(config.drains.is_empty() && config.gone.is_empty());
     assert_eq!(config.realms[1].options.quota_blocks, Some(64 * 256));
     assert_eq!(config.status, Some("[::1]:9420".parse().unwrap()));
     assert!(!config.realms[0].options.verify && config.realms[1].options.verify);
     let text = config.text();
     let again = Config::parse(Path::new("node.toml"), &text).unwrap();
     assert_eq!((again.text(), &again), (text, &config));
+}
+
+#[test]
+fn drives_are_emptied_and_given_up() {
+    let text = GOOD.replacen(
+        "[[device]]",
+        "gone = [7, 3]\n[[device]]\npath = \"old\"\ndrain = true\n[[device]]",
+        1,
+    );
+    let config = parse(&text).unwrap();
+    let device = |name: &str| Device::Path(Path::new("etc").join(name));
+    assert_eq!(config.devices, [device("old"), device("drive")]);
+    assert_eq!(config.drains, [device("old")].into());
+    assert_eq!(config.gone, [DriveNumber(3), DriveNumber(7)].into());
+    let again = Config::parse(Path::new("node.toml"), &config.text());
+    assert_eq!(again.unwrap(), config);
 }
 
 #[test]
@@ -97,6 +114,12 @@ fn what_is_wrong_is_named_with_its_line() {
             "hugepages = false\n[[device]]\npath = \"drive\"\n[[listener]]\ntransport = \"rdma\"",
             4,
             "listeners by rdma need memory",
+        ),
+        (
+            "path = \"drive\"",
+            "path = \"drive\"\ndrain = true",
+            4,
+            "no device would take blobs",
         ),
         (
             "[[device]]",

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use oriel_engine::store::{FormatOptions, Policy, RealmId, RealmOptions, StoreId};
+use oriel_engine::store::{DriveNumber, FormatOptions, Policy, RealmId, RealmOptions, StoreId};
 use oriel_spdk::nvmf::{Address, TransportKind};
 use oriel_spdk::{CoreSet, PciAddress};
 use serde::Deserialize;
@@ -26,6 +26,8 @@ pub(super) struct Text {
     hugepages: Option<Spanned<bool>>,
     blobs_max: Option<Spanned<u64>>,
     #[serde(default)]
+    gone: BTreeSet<u16>,
+    #[serde(default)]
     format: FormatText,
     device: Spanned<Vec<Spanned<DeviceText>>>,
     listener: Spanned<Vec<ListenerText>>,
@@ -45,6 +47,8 @@ struct FormatText {
 struct DeviceText {
     path: Option<PathBuf>,
     pci: Option<Spanned<String>>,
+    #[serde(default)]
+    drain: bool,
 }
 
 #[derive(Deserialize)]
@@ -126,7 +130,7 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
             )
         })?;
     }
-    let devices = devices(around.directory, &text.device)?;
+    let (devices, drains) = devices(around.directory, &text.device)?;
     let has_pci = devices
         .iter()
         .any(|device| matches!(device, Device::Pci(_)));
@@ -180,6 +184,8 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
         blobs_max,
         format: format(&text.format)?,
         devices,
+        drains,
+        gone: text.gone.iter().copied().map(DriveNumber).collect(),
         listeners,
         status,
         realms: realms(around, &text.node, &text.realm)?,
@@ -224,20 +230,22 @@ fn format(text: &FormatText) -> Result<FormatOptions, Wrong> {
 fn devices(
     directory: &Path,
     text: &Spanned<Vec<Spanned<DeviceText>>>,
-) -> Result<Vec<Device>, Wrong> {
+) -> Result<(Vec<Device>, BTreeSet<Device>), Wrong> {
     check(text, !text.get_ref().is_empty(), || {
         "a node needs a device: add [[device]]".into()
     })?;
-    let mut all = Vec::new();
+    let (mut all, mut drains) = (Vec::new(), BTreeSet::new());
     for spanned in text.get_ref() {
         let device = match spanned.get_ref() {
             DeviceText {
                 path: Some(path),
                 pci: None,
+                ..
             } => Device::Path(directory.join(path)),
             DeviceText {
                 path: None,
                 pci: Some(pci),
+                ..
             } => {
                 let address = pci.get_ref().parse::<PciAddress>();
                 Device::Pci(address.map_err(|error| Wrong(pci.span(), error.to_string()))?)
@@ -250,9 +258,15 @@ fn devices(
         check(spanned, !all.contains(&device), || {
             format!("the device {device} is there twice: leave one out")
         })?;
+        if spanned.get_ref().drain {
+            drains.insert(device.clone());
+        }
         all.push(device);
     }
-    Ok(all)
+    check(text, drains.len() < all.len(), || {
+        "no device would take blobs: leave drain out at one, or add another".into()
+    })?;
+    Ok((all, drains))
 }
 
 fn listeners(text: &Spanned<Vec<ListenerText>>) -> Result<Vec<Address>, Wrong> {

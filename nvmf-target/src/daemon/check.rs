@@ -2,10 +2,13 @@
 
 use std::io::Write;
 
-use oriel_engine::store::{OpenOptions, Report, check, index_in_memory, match_parts};
+use oriel_engine::store::{
+    OpenError, OpenOptions, Report, SpdkDriveError, check, index_in_memory, match_parts,
+};
 use oriel_spdk::Subsystems;
 
-use super::drives::{self, Made};
+use super::devices::Devices;
+use super::drives::{self, Part, Take};
 use super::{DaemonError, on_reactors};
 use crate::config::Config;
 
@@ -28,8 +31,14 @@ async fn all(
         let _ = writeln!(out, "{line}");
     };
     let mut reports = Vec::new();
-    for made in drives::make(subsystems, config).await? {
-        let report = one(&made, config).await?;
+    let (_, parts) = Devices::make(subsystems, config).await?;
+    let mut is_any = false;
+    for part in &parts {
+        let Some(report) = one(part, config).await? else {
+            say(format!("{}: blank, and no drive of the store", part.name));
+            continue;
+        };
+        is_any = true;
         let Report {
             blobs,
             live_blocks,
@@ -41,20 +50,24 @@ async fn all(
         } = &report;
         say(format!(
             "{}: {blobs} blobs in {slabs} slabs, {} MiB, {} of them parts of larger ones",
-            made.device,
+            part.name,
             (live_blocks * oriel_protocol::limits::BLOCK_BYTES) >> 20,
             fragments.len(),
         ));
         if *frames > 0 || *leftovers > 0 {
             say(format!(
                 "{}: was not closed; the next start reads {frames} frames of its journal and gives {leftovers} extents back",
-                made.device
+                part.name
             ));
         }
         for problem in problems {
-            say(format!("{}: {problem}", made.device));
+            say(format!("{}: {problem}", part.name));
         }
         reports.push(report);
+    }
+    if let (false, Some(part)) = (is_any, parts.first()) {
+        let device = part.device.clone();
+        return Err(DaemonError::NotFormatted { device });
     }
     let of_parts = match_parts(&reports);
     for problem in &of_parts {
@@ -70,8 +83,18 @@ async fn all(
     }
 }
 
-async fn one(made: &Made, config: &Config) -> Result<Report, DaemonError> {
-    let drive = drives::load(made, config, false).await?;
+/// What is on a drive; `None` if nothing is, as on one that is to be added or was emptied.
+async fn one(part: &Part, config: &Config) -> Result<Option<Report>, DaemonError> {
+    let drive = match drives::load(part, Take::Load).await {
+        Err(DaemonError::Drive {
+            source: SpdkDriveError::NotFormatted { .. },
+            ..
+        }) => {
+            drives::check_empty(part).await?;
+            return Ok(None);
+        }
+        loaded => loaded?,
+    };
     let blobs = config.blobs_max;
     let index = index_in_memory(blobs).map_err(|source| DaemonError::Index { blobs, source });
     let options = OpenOptions {
@@ -81,17 +104,18 @@ async fn one(made: &Made, config: &Config) -> Result<Report, DaemonError> {
         ..OpenOptions::default()
     };
     let report = match index {
-        Ok(index) => {
-            let report = check(&drive, index, &options).await;
-            report.map_err(|source| DaemonError::Store {
-                device: made.device.clone(),
+        Ok(index) => match check(&drive, index, &options).await {
+            Ok(report) => Ok(Some(report)),
+            Err(OpenError::NotFormatted) => Ok(None),
+            Err(source) => Err(DaemonError::Store {
+                device: part.device.clone(),
                 source,
-            })
-        }
+            }),
+        },
         Err(error) => Err(error),
     };
     let closed = drive.close().await.map_err(|source| DaemonError::Close {
-        device: made.device.clone(),
+        device: part.device.clone(),
         source,
     });
     let report = report?;

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::{DaemonError, LOOKED_AT, Source};
-use crate::config::Config;
+use crate::config::{Config, Device};
 
 /// Bytes of the file that a node for trying out keeps its blobs in. It takes as much of the disk as it holds.
 const DEV_BYTES: u64 = 8 << 30;
@@ -41,16 +41,25 @@ pub fn dev(directory: &Path, port: u16) -> Result<Source, DaemonError> {
             .map_err(failed(&file))?;
     }
     let config = Config::read(&file)?;
-    let is_new = !drive.exists();
-    if is_new {
+    let is_used = config.devices.contains(&Device::Path(drive.clone()));
+    if is_used && !drive.exists() {
         File::create(&drive)
             .and_then(|drive| drive.set_len(DEV_BYTES))
             .map_err(failed(&drive))?;
     }
+    // One that is blank beside others that are not is to be added to them.
+    let mut is_new = true;
+    for device in &config.devices {
+        is_new = is_new
+            && match device {
+                Device::Path(path) => is_empty(path)?,
+                Device::Pci(_) => false,
+            };
+    }
     Ok(Source {
         config,
         file,
-        is_new: is_new || is_empty(&drive)?,
+        is_new,
     })
 }
 

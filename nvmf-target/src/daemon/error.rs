@@ -37,10 +37,18 @@ pub enum DaemonError {
     },
     /// A device with something on it.
     #[error(
-        "the device {device} is not empty: use another one, or format with --overwrite if what is on it may go"
+        "the device {device} is not empty: use another one; if what is on it may go, wipe it (wipefs -a, blkdiscard), or format a new store with --overwrite"
     )]
     NotEmpty {
         /// Which.
+        device: Device,
+    },
+    /// No drive of a store.
+    #[error(
+        "the device {device} is blank, and so are all others: orield format makes them a store's"
+    )]
+    NotFormatted {
+        /// The first of them.
         device: Device,
     },
     /// The environment.

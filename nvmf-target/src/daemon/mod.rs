@@ -1,7 +1,9 @@
 //! A node as a program: from a configuration to its end by a signal.
 
+mod change;
 mod check;
 mod dev;
+mod devices;
 mod drives;
 mod error;
 mod notify;
@@ -12,13 +14,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use oriel_engine::clock::Clock;
 use oriel_engine::reactor::{
     self, Backoff, JoinHandle, ReactorConfig, ReactorHandle, attach, sleep, spawn_local,
-    stop_requested,
 };
 use oriel_engine::store::{
     NodeFormat, NodeOptions, NodeStore, OpenOptions, SpdkDrive, format_node, open_node,
@@ -30,11 +30,13 @@ use oriel_spdk::{EnvOptions, SpdkThread, Subsystems};
 use crate::config::{Config, Device};
 use crate::observe::{Endpoint, Identity, Record, Serving};
 use crate::{Node, NodeSpec};
+use change::Changing;
 pub use check::check_drives;
 pub use dev::dev;
+use devices::{Devices, Tools};
 pub use error::DaemonError;
 use notify::{Listener, watchdog_period};
-use reload::{Desk, Reloads, Request};
+use reload::{Desk, Reloads};
 
 /// Bytes at a device's beginning and end that are looked at before it is formatted.
 const LOOKED_AT: u64 = 1 << 20;
@@ -102,12 +104,14 @@ pub fn run(
     // Before there are reactors, so that its threads are not held to a core of theirs.
     let record = Arc::new(Record::default());
     let endpoint = endpoint(&config, &record)?;
-    let reloads = Reloads::start(&file, &config, record).map_err(DaemonError::Signal)?;
+    let reloads = Reloads::start(&file, &config, Arc::clone(&record));
+    let reloads = reloads.map_err(DaemonError::Signal)?;
     on_reactors(&config.clone(), move |reactors, subsystems| async move {
         let how = How {
             new,
             endpoint: endpoint.as_ref(),
             reloads: &reloads,
+            record: &record,
         };
         let served = Box::pin(serve(&reactors, &subsystems, &config, how, ready)).await;
         Ok((subsystems, served))
@@ -123,7 +127,7 @@ fn endpoint(config: &Config, record: &Arc<Record>) -> Result<Option<Endpoint>, D
         store: config.store,
         realms: config.realms.clone(),
         started: Instant::now(),
-        reloads: Arc::clone(record),
+        record: Arc::clone(record),
     };
     let started = Endpoint::start(address, identity);
     let started = started.map_err(|source| DaemonError::Status { address, source })?;
@@ -135,6 +139,7 @@ struct How<'a> {
     new: New,
     endpoint: Option<&'a Endpoint>,
     reloads: &'a Reloads,
+    record: &'a Record,
 }
 
 fn node_format(config: &Config) -> NodeFormat {
@@ -198,6 +203,7 @@ struct Opened {
     store: NodeStore<SpdkDrive>,
     keeper: JoinHandle<()>,
     clock: Clock,
+    devices: Devices,
 }
 
 impl Opened {
@@ -213,14 +219,29 @@ async fn open(
     config: &Config,
     new: New,
 ) -> Result<Opened, DaemonError> {
-    let made = drives::make(subsystems, config).await?;
+    let (mut devices, parts) = Devices::make(subsystems, config).await?;
     if new == New::IfEmpty {
-        drives::check_empty(&made).await?;
+        for part in &parts {
+            drives::check_empty(part).await?;
+        }
     }
-    let is_new = new != New::No;
-    let seats = drives::seats(reactors, &made, config, is_new).await?;
-    if is_new {
-        format_node(&seats, config.store, &node_format(config)).await?;
+    let mut idle = Vec::new();
+    let mut seats = Vec::new();
+    if new == New::No {
+        for (part, seat) in devices.load(reactors, &parts).await? {
+            match seat {
+                Some(seat) => seats.push((part, seat)),
+                None => idle.push((part, None)),
+            }
+        }
+        if let (true, Some((part, _))) = (seats.is_empty(), idle.first()) {
+            let device = part.device.clone();
+            return Err(DaemonError::NotFormatted { device });
+        }
+    } else {
+        let made = devices.format(reactors, &parts).await?;
+        format_node(&made, config.store, &node_format(config)).await?;
+        seats = parts.into_iter().zip(made).collect();
     }
     let clock = Clock::monotonic();
     let options = NodeOptions {
@@ -231,18 +252,32 @@ async fn open(
             clock: clock.clone(),
             ..OpenOptions::default()
         },
+        gone: config.gone.iter().copied().collect(),
         ..NodeOptions::default()
     };
-    let (store, keeper, recovery) = Box::pin(open_node(seats, options)).await?;
+    let given = seats.iter().map(|(_, seat)| seat.clone()).collect();
+    let (store, keeper, recovery) = Box::pin(open_node(given, options)).await?;
     for (drive, loss) in &recovery.lost {
         tracing::error!(%drive, %loss, "a drive is lost: its blobs cannot be read");
     }
     let keeper = spawn_local("the store's keeper", Box::pin(keeper.run()));
     let keeper = keeper.map_err(|_| DaemonError::Core)?;
+    for (part, seat) in seats {
+        if (recovery.blank.iter()).any(|blank| blank.name == part.name) {
+            idle.push((part, Some(seat)));
+        }
+    }
+    let tools = Tools {
+        reactors,
+        subsystems,
+        store: &store,
+    };
+    devices.settle(tools, config, idle).await;
     Ok(Opened {
         store,
         keeper,
         clock,
+        devices,
     })
 }
 
@@ -253,7 +288,7 @@ async fn serve(
     how: How<'_>,
     ready: impl FnOnce(Option<SocketAddr>),
 ) -> Result<(), DaemonError> {
-    let opened = Box::pin(open(reactors, subsystems, config, how.new)).await?;
+    let mut opened = Box::pin(open(reactors, subsystems, config, how.new)).await?;
     let spec = NodeSpec {
         node: config.node.clone(),
         store: config.store,
@@ -276,11 +311,17 @@ async fn serve(
             let desk = Desk::open();
             let _takes_changes = how.reloads.serve(reactors.clone());
             ready(endpoint.map(Endpoint::address));
-            beside(
-                say_alive(reactors.clone()),
-                change_until_stop(&mut node, subsystems, &desk),
-            )
-            .await;
+            let mut changing = Changing {
+                tools: Tools {
+                    reactors,
+                    subsystems,
+                    store: &opened.store,
+                },
+                node: &mut node,
+                devices: &mut opened.devices,
+                record: how.record,
+            };
+            beside(say_alive(reactors.clone()), changing.until_stop(&desk)).await;
             if let Some(listener) = &listener {
                 listener.tell("STOPPING=1");
             }
@@ -301,24 +342,6 @@ async fn beside(meanwhile: impl Future<Output = ()>, work: impl Future<Output = 
         work.as_mut().poll(cx)
     })
     .await;
-}
-
-/// Makes the changes that come to the desk, until the program is to stop.
-async fn change_until_stop(node: &mut Node, subsystems: &Subsystems, desk: &Desk) {
-    let mut stop = pin!(stop_requested());
-    loop {
-        let mut next = pin!(desk.next());
-        let request = poll_fn(|cx| match stop.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => next.as_mut().poll(cx).map(Some),
-        });
-        let Some(Request { hosts, reply }) = request.await else {
-            return;
-        };
-        let changed = node.change_hosts(subsystems, &hosts).await;
-        // Nobody waits for it any more where the program ends.
-        let _ = reply.try_send(changed);
-    }
 }
 
 /// The transports that the listeners need.

@@ -1,9 +1,9 @@
 //! SIGHUP: the configuration is read again, and what can change while the node runs is changed.
 //!
 //! ```text
-//!   SIGHUP ──► thread: reads, checks, compares ──► the main core: Desk ──► Node::change_hosts
-//!              (no core of the node's waits for a file)                          │
-//!              log, systemd, Record ◄────────────────────────────────────────────┘
+//!   SIGHUP ──► thread: reads, checks, compares ──► the main core: Desk ──► Changing: drives, hosts
+//!              (no core of the node's waits for a file)                       │
+//!              log, systemd, Record ◄─────────────────────────────────────────┘
 //! ```
 //!
 //! - A file that is wrong, or that asks for what takes a restart, changes nothing.
@@ -25,10 +25,11 @@ use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::{Handle, Signals};
 
+use super::change::{ChangeError, Outcome};
 use super::notify::Listener;
+use crate::Hosts;
 use crate::config::{Config, ConfigError, Fixed};
 use crate::observe::{Record, Reloaded};
-use crate::{Hosts, HostsError};
 
 /// Of a status, before it is cut.
 const STATUS_BYTES_MAX: usize = 2047;
@@ -41,7 +42,7 @@ enum ReloadError {
     #[error("{}: {}", file.display(), one_line(fixed))]
     Fixed { file: PathBuf, fixed: Vec<Fixed> },
     #[error(transparent)]
-    Hosts(#[from] HostsError),
+    Change(#[from] ChangeError),
     #[error("the node is about to stop")]
     Stopping,
 }
@@ -53,9 +54,12 @@ fn one_line(fixed: &[Fixed]) -> String {
 
 /// What a node that serves is asked for.
 pub(super) struct Request {
+    /// What it is to be.
+    pub(super) config: Config,
+    /// Realms whose hosts are others now.
     pub(super) hosts: Vec<(String, Hosts)>,
-    /// What stays in spite of it, or why nothing was changed. One of its places is free.
-    pub(super) reply: SyncSender<Result<Vec<String>, HostsError>>,
+    /// One of its places is free.
+    pub(super) reply: SyncSender<Result<Outcome, ChangeError>>,
 }
 
 /// Where requests lie until the node has time for them.
@@ -224,23 +228,23 @@ impl Shared {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
         tell(format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
-        let (is_done, said) = match reload(&reactors, file, current) {
+        let (is_done, what, said) = match reload(&reactors, file, current) {
             Ok(done) => {
                 let said = done.to_string();
-                done.notes.iter().for_each(|note| tracing::warn!("{note}"));
-                (true, said)
+                let notes = &done.outcome.notes;
+                notes.iter().for_each(|note| tracing::warn!("{note}"));
+                (true, "configuration reloaded", said)
             }
-            Err(error) => (false, error.to_string()),
+            Err(error @ ReloadError::Change(ChangeError::Partly { .. })) => {
+                (false, "reload stopped half-way", error.to_string())
+            }
+            Err(error) => (false, "reload refused, nothing changed", error.to_string()),
         };
         let file = file.display();
         match is_done {
-            true => tracing::info!("{file} was read again: {said}"),
-            false => tracing::error!("{file} was read again, and nothing is changed: {said}"),
+            true => tracing::info!("{file}: {what}: {said}"),
+            false => tracing::error!("{file}: {what}: {said}"),
         }
-        let what = match is_done {
-            true => "configuration reloaded",
-            false => "reload refused, nothing changed",
-        };
         let status = format!(
             "READY=1\nSTATUS={}",
             status_line(&format!("{what}: {said}"))
@@ -274,17 +278,18 @@ fn status_line(said: &str) -> String {
 /// What a reload has changed.
 struct Done {
     realms: Vec<String>,
-    /// What stays in spite of it.
-    notes: Vec<String>,
+    outcome: Outcome,
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { done, notes } = &self.outcome;
         match self.realms.is_empty() {
             true => write!(f, "the hosts of all realms are the same")?,
             false => write!(f, "other hosts for {}", self.realms.join(", "))?,
         }
-        self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
+        let mut rest = done.iter().chain(notes);
+        rest.try_for_each(|said| write!(f, "; {said}"))
     }
 }
 
@@ -300,19 +305,20 @@ fn reload(
     };
     let hosts = current.changes_to(&new).map_err(fixed)?;
     let realms: Vec<String> = hosts.iter().map(|(realm, _)| realm.clone()).collect();
-    let mut notes = Vec::new();
-    if !hosts.is_empty() {
-        let (reply, answer) = sync_channel(1);
-        let main = reactors.cores()[0];
-        let request = Request { hosts, reply };
-        let laid = reactors.spawn(main, "lay a reload down", move || async {
-            lay_down(request);
-        });
-        drop(laid.map_err(|_| ReloadError::Stopping)?);
-        notes = answer.recv().map_err(|_| ReloadError::Stopping)??;
-    }
+    let (reply, answer) = sync_channel(1);
+    let main = reactors.cores()[0];
+    let request = Request {
+        config: new.clone(),
+        hosts,
+        reply,
+    };
+    let laid = reactors.spawn(main, "lay a reload down", move || async {
+        lay_down(request);
+    });
+    drop(laid.map_err(|_| ReloadError::Stopping)?);
+    let outcome = answer.recv().map_err(|_| ReloadError::Stopping)??;
     *current = new;
-    Ok(Done { realms, notes })
+    Ok(Done { realms, outcome })
 }
 
 #[cfg(test)]

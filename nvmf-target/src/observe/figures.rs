@@ -26,7 +26,7 @@ pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Opti
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Figures {
         look: Arc::clone(look),
-        reloads: identity.reloads.all(),
+        reloads: identity.record.all(),
     }));
     let mut text = String::new();
     let written = encode(&mut text, &registry);

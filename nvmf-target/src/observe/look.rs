@@ -20,7 +20,7 @@ pub(crate) struct Identity {
     pub(crate) realms: Vec<Realm>,
     pub(crate) started: Instant,
     /// The one part that does change.
-    pub(crate) reloads: Arc<Record>,
+    pub(crate) record: Arc<Record>,
 }
 
 /// A store that is served, on the main core.

@@ -1,4 +1,4 @@
-//! What came of the configuration's being read again.
+//! What a node remembers of its changes: what came of the configuration's being read again, and drives that have left.
 
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,13 +30,19 @@ pub(super) struct Reloads {
     pub(super) last: Option<Reloaded>,
 }
 
-/// Written by the thread that reads, read by those that answer.
+/// Drives that are remembered after they were given back.
+const GIVEN_BACK_MAX: usize = 64;
+
+/// What has become of a node since its start. Written by those who change it, read by those that answer.
 #[derive(Default)]
-pub(crate) struct Record(Mutex<Reloads>);
+pub(crate) struct Record {
+    reloads: Mutex<Reloads>,
+    given_back: Mutex<Vec<String>>,
+}
 
 impl Record {
     pub(crate) fn add(&self, reloaded: Reloaded) {
-        let mut reloads = lock(&self.0);
+        let mut reloads = lock(&self.reloads);
         match reloaded.is_done {
             true => reloads.done += 1,
             false => reloads.refused += 1,
@@ -44,7 +50,20 @@ impl Record {
         reloads.last = Some(reloaded);
     }
 
+    /// A drive has left the store, and its device can be taken out.
+    pub(crate) fn gave_back(&self, drive: String) {
+        let mut drives = lock(&self.given_back);
+        if drives.len() == GIVEN_BACK_MAX {
+            drives.remove(0);
+        }
+        drives.push(drive);
+    }
+
+    pub(super) fn given_back(&self) -> Vec<String> {
+        lock(&self.given_back).clone()
+    }
+
     pub(super) fn all(&self) -> Reloads {
-        lock(&self.0).clone()
+        lock(&self.reloads).clone()
     }
 }

@@ -16,6 +16,8 @@ struct State<'a> {
     uptime_seconds: u64,
     realms: Vec<RealmState<'a>>,
     drives: Vec<DriveState<'a>>,
+    /// Drives that have left the store since the start, and whose devices can be taken out.
+    given_back: Vec<String>,
     connections: Connections,
     reloads: Reloads,
 }
@@ -71,7 +73,7 @@ struct LastReload {
 }
 
 fn reloads(identity: &Identity) -> Reloads {
-    let all = identity.reloads.all();
+    let all = identity.record.all();
     Reloads {
         done_total: all.done,
         refused_total: all.refused,
@@ -144,6 +146,7 @@ pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Opti
         uptime_seconds: identity.up_for().as_secs(),
         realms: realms.collect(),
         drives: drives.collect(),
+        given_back: identity.record.given_back(),
         connections: Connections {
             admin_queues_total: queues().map(|stat| stat.admin_queues_total).sum(),
             io_queues_total: queues().map(|stat| stat.io_queues_total).sum(),

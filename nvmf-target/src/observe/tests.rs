@@ -9,7 +9,7 @@ fn endpoint(bounds: Bounds) -> Endpoint {
         store: StoreId([7; 16]),
         realms: Vec::new(),
         started: Instant::now(),
-        reloads: Arc::default(),
+        record: Arc::default(),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     Endpoint::start_with(address, identity, bounds).unwrap()

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -46,7 +46,8 @@ pub(crate) struct Program {
     child: Child,
     port: u16,
     status: SocketAddr,
-    directory: TempDir,
+    /// Until another one takes it over.
+    directory: Option<TempDir>,
     socket: UnixDatagram,
     /// What it prints has to go somewhere.
     _lines: BufReader<ChildStdout>,
@@ -69,14 +70,25 @@ impl Program {
     }
 
     /// Starts a node in whose folder something is laid down first.
-    pub(crate) fn start_with(lay: impl FnOnce(&std::path::Path) -> (String, String)) -> Self {
+    pub(crate) fn start_with(lay: impl FnOnce(&Path) -> (String, String)) -> Self {
+        Self::start_from(|directory, port| {
+            let (models, cache) = lay(directory);
+            Self::text(port, &models, &cache)
+        })
+    }
+
+    /// Starts a node from the text of a configuration for a port.
+    pub(crate) fn start_from(lay: impl FnOnce(&Path, u16) -> String) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = probe.local_addr().unwrap().port();
         drop(probe);
-        let (models, cache) = lay(directory.path());
-        let text = Self::text(port, &models, &cache);
+        let text = lay(directory.path(), port);
         std::fs::write(directory.path().join("orield.toml"), text).unwrap();
+        Self::launch(directory, port)
+    }
+
+    fn launch(directory: TempDir, port: u16) -> Self {
         let short = tempfile::tempdir().unwrap();
         let path = short.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -100,7 +112,7 @@ impl Program {
             child,
             port,
             status: address.parse().unwrap(),
-            directory,
+            directory: Some(directory),
             socket,
             _lines: lines,
             _short: short,
@@ -109,19 +121,43 @@ impl Program {
         node
     }
 
+    /// Ends it by a signal, and starts it again with what is then in its folder.
+    pub(crate) fn again(mut self, signal: Signal, change: impl FnOnce(&Path)) -> Self {
+        self.send(signal);
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.success(), signal == Signal::TERM, "{status}");
+        let directory = self.directory.take().unwrap();
+        change(directory.path());
+        Self::launch(directory, self.port)
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.directory.as_ref().unwrap().path()
+    }
+
     pub(crate) fn file(&self) -> PathBuf {
-        self.directory.path().join("orield.toml")
+        self.folder().join("orield.toml")
     }
 
     /// The next word to systemd.
-    fn heard(&self) -> String {
+    pub(crate) fn heard(&self) -> String {
         let mut bytes = [0; 4096];
         let count = self.socket.recv(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    /// The next word to systemd that is not about a drive that has left.
+    fn heard_beside_drives(&self) -> String {
+        loop {
+            let heard = self.heard();
+            if !heard.starts_with("STATUS=") {
+                return heard;
+            }
+        }
     }
 
     fn send(&self, signal: Signal) {
@@ -131,7 +167,7 @@ impl Program {
     /// Has it read its configuration again, and gives what it says of that.
     pub(crate) fn reload(&self) -> String {
         self.send(Signal::HUP);
-        let begun = self.heard();
+        let begun = self.heard_beside_drives();
         let micros = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(micros.parse::<u64>().unwrap() > 0, "{begun}");
         let done = self.heard();
@@ -167,9 +203,12 @@ impl Program {
         }
     }
 
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/status")).unwrap()
+    }
+
     pub(crate) fn reloads(&self) -> Value {
-        let status: Value = serde_json::from_str(&self.get("/status")).unwrap();
-        status["reloads"].clone()
+        self.status()["reloads"].clone()
     }
 
     /// Connects as a host, once: neither is a refusal tried again, nor a connection that was lost.
@@ -193,7 +232,7 @@ impl Program {
         self.send(Signal::TERM);
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
-        assert_eq!(self.heard(), "STOPPING=1");
+        assert_eq!(self.heard_beside_drives(), "STOPPING=1");
     }
 }
 
@@ -216,6 +255,15 @@ impl Client {
         let bytes = vec![name; BLOB_BYTES];
         let put = block_on(self.blobs.put(Key::new([name; 32]), KeyKind::Name, bytes));
         assert_eq!(put.unwrap(), Put::Created);
+    }
+
+    pub(crate) fn delete(&self, name: u8) {
+        let deleted = block_on(self.blobs.delete(&Key::new([name; 32])));
+        assert!(deleted.unwrap(), "{name} was there");
+    }
+
+    pub(crate) fn has(&self, name: u8) -> bool {
+        block_on(self.blobs.exists(&Key::new([name; 32]))).unwrap()
     }
 
     /// Whether the blob comes back; false where the connection has gone.

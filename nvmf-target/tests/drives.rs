@@ -1,0 +1,286 @@
+//! Drives that come to a node that serves, and leave it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics where it stands"
+)]
+
+#[allow(dead_code, reason = "tests of hosts use more of it")]
+mod program;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use program::{Client, Program, is_skipped};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Of a drive that is no larger than it has to be.
+const DRIVE_BYTES: u64 = 1 << 30;
+/// Blobs that are there all the time.
+const BLOBS: std::ops::Range<u8> = 1..60;
+
+fn blank(directory: &Path, name: &str) {
+    let file = File::create(directory.join(name)).unwrap();
+    file.set_len(DRIVE_BYTES).unwrap();
+}
+
+/// A configuration with these devices, of which those behind a hyphen are drained.
+fn text(port: u16, devices: &[&str]) -> String {
+    let device = |name: &&str| match name.strip_prefix('-') {
+        Some(name) => format!("[[device]]\npath = \"{name}\"\ndrain = true\n"),
+        None => format!("[[device]]\npath = \"{name}\"\n"),
+    };
+    let devices: String = devices.iter().map(device).collect();
+    let text = Program::text(port, "\"any\"", "\"any\"");
+    text.replace("[[device]]\npath = \"drive\"\n", &devices)
+}
+
+/// With two drives, whose numbers are 0 and 1.
+fn two_drives() -> Program {
+    Program::start_from(|directory, port| {
+        blank(directory, "a");
+        blank(directory, "b");
+        // Which has --dev make both a store's.
+        text(port, &["a", "b"])
+    })
+}
+
+fn drives(node: &Program) -> Vec<Value> {
+    node.status()["drives"].as_array().unwrap().clone()
+}
+
+/// Waits until that is so of the drives; what is said of them may be a moment old.
+fn until(node: &Program, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    loop {
+        let drives = drives(node);
+        if is_so(&drives) {
+            return drives;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_settled(drives: &[Value]) -> bool {
+    drives.iter().all(|drive| drive["state"] == "serving")
+}
+
+fn put_all(client: &Client) {
+    BLOBS.for_each(|name| client.put(name));
+}
+
+fn all_are_there(client: &Client) {
+    for name in BLOBS {
+        assert!(client.reads(name), "{name}");
+    }
+}
+
+/// Tells threads, when it is dropped, that they may end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The node goes from one drive to another, while one host reads and another writes, over the connections that they have.
+#[test]
+fn a_drive_comes_and_another_goes_while_hosts_work() {
+    if is_skipped() {
+        return;
+    }
+    let node = Program::start("\"any\"", "\"any\"");
+    let (port, folder) = (node.port(), node.folder().to_owned());
+    let reader = node.connect("models", "reader").unwrap();
+    let writer = node.connect("models", "writer").unwrap();
+    put_all(&writer);
+    let (is_over, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let over = Over(&is_over);
+        let reading = scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                all_are_there(&reader);
+                rounds.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        let writing = scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                for name in 200..220 {
+                    writer.put(name);
+                    assert!(writer.reads(name), "{name}");
+                }
+                (200..220).for_each(|name| writer.delete(name));
+            }
+        });
+        // All blobs were read once more since this was asked for.
+        let goes_on = || {
+            let seen = rounds.load(Ordering::Acquire);
+            while rounds.load(Ordering::Acquire) < seen + 2 {
+                assert!(!reading.is_finished() && !writing.is_finished());
+                thread::yield_now();
+            }
+        };
+
+        blank(&folder, "new");
+        let said = node.change(&text(port, &["drive", "new"]));
+        assert!(said.contains("new is added as drive 1"), "{said}");
+        goes_on();
+        let all = until(&node, |drives| drives.len() == 2 && is_settled(drives));
+        assert!(all[1]["blobs"].as_u64().unwrap() > 0, "{all:?}");
+        let figures = node.get("/metrics");
+        for state in ["draining", "filling", "lost"] {
+            let line = format!("\noriel_store_drive_{state}{{drive=\"");
+            assert!(figures.contains(&line), "{figures}");
+        }
+
+        let said = node.change(&text(port, &["-drive", "new"]));
+        assert!(
+            said.contains("drive 0 (") && said.contains("is being emptied"),
+            "{said}"
+        );
+        let heard = node.heard();
+        assert!(
+            heard.starts_with("STATUS=drive 0 (") && heard.contains("is empty and given back"),
+            "{heard}"
+        );
+        goes_on();
+        let all = until(&node, |drives| drives.len() == 1);
+        assert_eq!(all[0]["number"], 1);
+        let back = node.status()["given_back"][0].clone();
+        assert!(back.as_str().unwrap().starts_with("drive 0 ("), "{back}");
+        drop(over);
+    });
+    // Nobody has it any more.
+    let file = File::open(folder.join("drive")).unwrap();
+    flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop(file);
+    let said = node.reload();
+    assert!(
+        said.contains("drive is to be emptied, and is no drive of the store"),
+        "{said}"
+    );
+    let said = node.change(&text(port, &["new"]));
+    assert!(!said.contains("no drive of the store"), "{said}");
+    drop((reader, writer));
+
+    // What was given back is blank, and may be added again, at a start as well.
+    let node = node.again(Signal::KILL, |folder| {
+        std::fs::write(folder.join("orield.toml"), text(port, &["new", "drive"])).unwrap();
+    });
+    let all = until(&node, |drives| drives.len() == 2 && is_settled(drives));
+    assert_eq!(all[1]["number"], 2, "{all:?}");
+    let client = node.connect("models", "reader").unwrap();
+    all_are_there(&client);
+    drop(client);
+    node.end();
+}
+
+/// Whatever was moved when the node was killed, all is there, and the drive is emptied to its end.
+#[test]
+fn a_node_that_is_killed_while_it_empties_a_drive_goes_on_with_it() {
+    if is_skipped() {
+        return;
+    }
+    let node = two_drives();
+    let port = node.port();
+    let client = node.connect("models", "writer").unwrap();
+    put_all(&client);
+    let there = drives(&node);
+    let wanted = text(port, &["a", "-b"]);
+    let said = node.change(&wanted);
+    assert!(
+        said.contains("drive 1 (") && said.contains("is being emptied"),
+        "{said}"
+    );
+    drop(client);
+    let node = node.again(Signal::KILL, |_| ());
+    let client = node.connect("models", "reader").unwrap();
+    all_are_there(&client);
+    let all = until(&node, |drives| drives.len() == 1);
+    assert_eq!(all[0]["number"], 0, "{there:?}, and then {all:?}");
+    all_are_there(&client);
+    client.put(100);
+
+    // It does not stop, nor is the last one emptied.
+    let said = node.change(&text(port, &["-a", "-b"]));
+    assert!(said.contains("no device would take blobs"), "{said}");
+    drop(client);
+    // Started with what is empty by now, it serves without it.
+    let node = node.again(Signal::TERM, |folder| {
+        std::fs::write(folder.join("orield.toml"), wanted).unwrap();
+    });
+    assert_eq!(drives(&node).len(), 1);
+    let client = node.connect("models", "reader").unwrap();
+    all_are_there(&client);
+    assert!(client.reads(100));
+    drop(client);
+    node.end();
+}
+
+/// A drive that does not come back is given up, by a reload or a start, and another takes its place.
+#[test]
+fn a_drive_that_is_lost_is_given_up() {
+    if is_skipped() {
+        return;
+    }
+    let node = two_drives();
+    let port = node.port();
+    let client = node.connect("models", "writer").unwrap();
+    put_all(&client);
+    drop(client);
+    let node = node.again(Signal::TERM, |folder| {
+        std::fs::remove_file(folder.join("b")).unwrap();
+        std::fs::write(folder.join("orield.toml"), text(port, &["a"])).unwrap();
+    });
+    let states = |node: &Program| -> Vec<Value> {
+        drives(node)
+            .iter()
+            .map(|drive| drive["state"].clone())
+            .collect()
+    };
+    assert_eq!(states(&node)[1], "lost");
+    let with = |gone: &str, devices: &[&str]| {
+        let text = text(port, devices);
+        text.replacen("[format]", &format!("gone = {gone}\n[format]"), 1)
+    };
+    let said = node.change(&with("[0, 1]", &["a"]));
+    assert!(
+        said.contains("drive 0 works, and is said to be gone"),
+        "{said}"
+    );
+    blank(node.folder(), "c");
+    let said = node.change(&with("[1]", &["a", "c"]));
+    assert!(
+        said.contains("drive 1 is given up") && said.contains("c is added as drive 2"),
+        "{said}"
+    );
+    let all = until(&node, |drives| drives.len() == 2 && is_settled(drives));
+    assert_eq!(all[1]["number"], 2, "{all:?}");
+    let client = node.connect("models", "writer").unwrap();
+    // What was on the drive can be put again.
+    for name in BLOBS {
+        if !client.has(name) {
+            client.put(name);
+        }
+    }
+    all_are_there(&client);
+    drop(client);
+
+    // The same by a start.
+    let node = node.again(Signal::KILL, |folder| {
+        std::fs::remove_file(folder.join("c")).unwrap();
+        std::fs::write(folder.join("orield.toml"), with("[1, 2]", &["a"])).unwrap();
+    });
+    assert_eq!(states(&node), ["serving"]);
+    let client = node.connect("models", "writer").unwrap();
+    let name = BLOBS.clone().find(|name| !client.has(*name)).unwrap();
+    client.put(name);
+    assert!(client.reads(name));
+    drop(client);
+    node.end();
+}
