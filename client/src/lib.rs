@@ -1,4 +1,4 @@
-//! A pure Rust NVMe/TCP initiator: no SPDK, no root, no kernel driver.
+//! A pure Rust NVMe/TCP initiator: no SPDK, no root, no kernel driver. And the same realms by the kernel's own initiator.
 //!
 //! ```text
 //!   any executor, any thread                       one thread a controller                         network
@@ -15,6 +15,7 @@
 //! - A lost connection comes back by itself. What does no harm when it is done twice is sent again, the rest fails with the
 //!   reason ([`Again`]).
 //! - [`blob`] is the client of the blob protocol over it.
+//! - [`kernel`] carries the same protocol over what `nvme connect` has attached: `/dev/nvmeXnY` and `/dev/ngXnY`, by io_uring.
 //!
 //! [`connection`] and [`pdu`] are the protocol without any I/O. Written from the NVMe base, NVMe over Fabrics and NVMe/TCP
 //! transport specifications; their words stand beside the code that follows them.
@@ -28,6 +29,7 @@ mod controller;
 mod discover;
 mod driver;
 mod error;
+pub mod kernel;
 pub mod limits;
 mod link;
 pub mod memory;
@@ -41,6 +43,7 @@ mod request;
 pub use controller::{Connecting, Controller};
 pub use discover::discover;
 pub use error::{CommandError, ConnectError, LinkError, NamespaceError, Peer};
+pub use kernel::{KernelError, KernelNamespace, KernelOptions};
 pub use memory::Memory;
 pub use namespace::{Again, Namespace};
 pub use options::{Options, Reconnect};

@@ -65,6 +65,18 @@ pub const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 /// A write that is not taken while a connection ends because of an error is given up after this time.
 pub const PARTING_TIME: Duration = Duration::from_millis(100);
 
+/// Operations that the kernel has at a time of one of its namespaces.
+pub const KERNEL_DEPTH: u16 = 128;
+
+/// Bytes of one plain read or write of the kernel's device; it cuts them itself, and has several under way.
+pub const PLAIN_BYTES_MAX: usize = 1 << 20;
+
+/// The wait before the kernel is asked again for a path to a node.
+pub const KERNEL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Memory that begins at a multiple of this suits every device of the kernel's.
+pub const ALIGNMENT: usize = 4096;
+
 /// Windows that a blob client remembers.
 pub const WINDOWS_REMEMBERED: usize = 64 << 10;
 
@@ -72,6 +84,8 @@ pub const WINDOWS_REMEMBERED: usize = 64 << 10;
 pub const MOVES_MAX: u32 = 8;
 
 const _: () = assert!(QUEUE_ENTRIES_MAX as u32 <= 1 << SLOT_BITS && SLOT_BITS < 16);
+const _: () = assert!(PLAIN_BYTES_MAX.is_multiple_of(oriel_protocol::limits::BLOCK_BYTES as usize));
+const _: () = assert!(ALIGNMENT.is_power_of_two());
 const _: () = assert!(ADMIN_QUEUE_ENTRIES <= QUEUE_ENTRIES_MAX);
 const _: () = assert!(STAGING_BYTES >= HEADER_BYTES_MAX + TERM_DATA_BYTES_MAX as usize);
 const _: () = assert!(TRANSFER_BYTES_MAX.is_multiple_of(H2C_BYTES_MIN));

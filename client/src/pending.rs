@@ -11,9 +11,9 @@ use crate::memory::Memory;
 use crate::nvme::Completion;
 
 /// A command's memory and how it ended.
-pub(crate) struct Outcome {
+pub(crate) struct Outcome<E = CommandError> {
     pub(crate) memory: Box<dyn Memory>,
-    pub(crate) result: Result<Completion, CommandError>,
+    pub(crate) result: Result<Completion, E>,
 }
 
 enum State<T> {
@@ -87,20 +87,20 @@ impl<T> Answer<T> {
 /// A request under way. Its memory belongs to it until it ends: dropping this lets the request go on and frees the memory
 /// when it is done.
 #[must_use = "the memory and the result come out of it"]
-pub struct Pending<M> {
-    answer: Answer<Outcome>,
+pub struct Pending<M, E = CommandError> {
+    answer: Answer<Outcome<E>>,
     of: std::marker::PhantomData<fn() -> M>,
 }
 
-impl<M: Memory> Pending<M> {
-    pub(crate) fn new(answer: Answer<Outcome>) -> Self {
+impl<M: Memory, E> Pending<M, E> {
+    pub(crate) fn new(answer: Answer<Outcome<E>>) -> Self {
         Self {
             answer,
             of: std::marker::PhantomData,
         }
     }
 
-    pub(crate) fn failed(memory: M, error: CommandError) -> Self {
+    pub(crate) fn failed(memory: M, error: E) -> Self {
         let memory = Box::new(memory);
         Self::new(Answer::ready(Outcome {
             memory,
@@ -112,13 +112,13 @@ impl<M: Memory> Pending<M> {
     ///
     /// # Panics
     /// When the thread that does the I/O has panicked.
-    pub fn wait(self) -> (M, Result<Completion, CommandError>) {
+    pub fn wait(self) -> (M, Result<Completion, E>) {
         block_on(self)
     }
 }
 
-impl<M: Memory> Future for Pending<M> {
-    type Output = (M, Result<Completion, CommandError>);
+impl<M: Memory, E> Future for Pending<M, E> {
+    type Output = (M, Result<Completion, E>);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.answer.poll(cx).map(|outcome| {

@@ -1,19 +1,21 @@
-//! Where a realm is: `nvme+tcp://HOST:PORT/REALM`.
+//! Where a realm is: `nvme+tcp://HOST:PORT/REALM`, or `/dev/nvmeXnY`.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::limits::PORT;
+use oriel_protocol::SUBSYSTEM_PREFIX;
 
-/// What the names of all nodes' subsystems begin with.
-pub(crate) const PREFIX: &str = "nqn.2026-11.io.oriel:";
+use crate::limits::PORT;
 
 const SCHEME: &str = "nvme+tcp://";
 
 /// Why a text is no address.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("'{text}' does not begin with {SCHEME}: write it as {SCHEME}HOST:PORT/REALM")]
+    #[error(
+        "'{text}' does not begin with {SCHEME}: write it as {SCHEME}HOST:PORT/REALM, or name a device of the kernel's as in /dev/nvme0n1"
+    )]
     Scheme { text: String },
     #[error("'{text}' names no host: write it as {SCHEME}HOST:PORT/REALM")]
     Host { text: String },
@@ -34,6 +36,26 @@ pub(crate) enum Wanted {
     Realm(String),
     /// This subsystem, and no question is asked.
     Subsystem(String),
+}
+
+/// How a realm is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum To {
+    /// By this program's own initiator.
+    Tcp(Address),
+    /// By the kernel's, which has attached it as this device.
+    Device(PathBuf),
+}
+
+impl FromStr for To {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.starts_with('/') {
+            true => Ok(Self::Device(text.into())),
+            false => text.parse().map(Self::Tcp),
+        }
+    }
 }
 
 /// A realm's address.
@@ -110,7 +132,7 @@ impl fmt::Display for Address {
 
 /// The realm in a subsystem's name, if it is one of ours.
 pub(crate) fn realm_of(subsystem: &str) -> Option<&str> {
-    let (_, realm) = subsystem.strip_prefix(PREFIX)?.rsplit_once(':')?;
+    let (_, realm) = subsystem.strip_prefix(SUBSYSTEM_PREFIX)?.rsplit_once(':')?;
     Some(realm)
 }
 
@@ -157,6 +179,16 @@ mod tests {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_is_a_device_and_all_else_an_address() {
+        let device: To = "/dev/nvme0n1".parse().unwrap();
+        assert_eq!(device, To::Device("/dev/nvme0n1".into()));
+        let tcp: To = "nvme+tcp://h/a".parse().unwrap();
+        assert_eq!(tcp, To::Tcp("nvme+tcp://h/a".parse().unwrap()));
+        let error = "nvme0n1".parse::<To>().unwrap_err().to_string();
+        assert!(error.contains("/dev/nvme0n1"), "{error}");
     }
 
     #[test]

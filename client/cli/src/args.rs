@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use oriel_protocol::{Key, Prefix};
 
-use crate::address::Address;
+use crate::address::To;
 use crate::error::{CliError, UsageError};
 use crate::files;
 use crate::get::Get;
@@ -27,12 +27,13 @@ Examples, after `orield --dev /tmp/node` in another terminal:
   echo hello | oriel put --name hi -  store what comes by a pipe, under a name
   oriel get --name hi                 and get it back
   oriel stat; oriel top               how full the node is, once and live
+  oriel --to /dev/nvme0n1 ls          the same by the kernel's initiator, over TCP or RDMA, as root
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 there is no such blob; 4 the node refuses
 (full, over quota, too long); 5 the node is not to be reached; 6 the blob is damaged.
 docs/cli.md says more.";
 
-/// Puts blobs into a storage node and gets them out again, over NVMe/TCP.
+/// Puts blobs into a storage node and gets them out again, over NVMe/TCP or by the kernel's NVMe initiator.
 #[derive(Parser)]
 #[command(name = "oriel", version, about, after_help = EXAMPLES, max_term_width = 120)]
 pub(crate) struct Arguments {
@@ -44,10 +45,11 @@ pub(crate) struct Arguments {
 
 #[derive(Args)]
 pub(crate) struct Common {
-    /// The realm, as nvme+tcp://HOST[:PORT]/REALM; or with the NQN of a subsystem in place of the realm
-    #[arg(long, value_name = "URL", env = "ORIEL_TO", global = true)]
-    pub(crate) to: Option<Address>,
-    /// This host's NQN, for realms that let only some hosts in
+    /// The realm, as nvme+tcp://HOST[:PORT]/REALM, or with the NQN of a subsystem in place of the realm; or, where the kernel has
+    /// attached it (nvme connect), its device, as in /dev/nvme0n1
+    #[arg(long, value_name = "URL|DEVICE", env = "ORIEL_TO", global = true)]
+    pub(crate) to: Option<To>,
+    /// This host's NQN, for realms that let only some hosts in; a device has that of its nvme connect
     #[arg(long, value_name = "NQN", env = "ORIEL_HOST", global = true)]
     pub(crate) host: Option<String>,
     /// How many seconds to wait for a node that does not answer, or is away

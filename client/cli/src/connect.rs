@@ -1,16 +1,21 @@
 //! A connection to a realm.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use oriel_client::blob::Blobs;
 use oriel_client::nvme::discovery::{DiscoveryEntry, Transport};
-use oriel_client::{ConnectError, Controller, Namespace, Options, Reconnect, block_on, discover};
+use oriel_client::{
+    ConnectError, Controller, KernelNamespace, KernelOptions, Options, Reconnect, block_on,
+    discover,
+};
 use oriel_protocol::Stat;
 
-use crate::address::{Address, Wanted, realm_of};
+use crate::address::{Address, To, Wanted, realm_of};
 use crate::args::Common;
 use crate::error::{CliError, There, UsageError};
+use crate::link::Link;
 
 /// A command that has reached a node may take as long on a slow drive.
 const COMMAND_TIME: Duration = Duration::from_secs(30);
@@ -20,18 +25,39 @@ const NAMESPACE: u32 = 1;
 
 /// A realm of a node.
 pub(crate) struct Node {
-    controller: Controller,
-    pub(crate) namespace: Namespace,
-    pub(crate) blobs: Blobs<Namespace>,
+    pub(crate) link: Link,
+    pub(crate) blobs: Blobs<Link>,
     pub(crate) stat: Stat,
-    pub(crate) address: SocketAddr,
+    /// Of the node, or the device's path.
+    pub(crate) address: String,
     pub(crate) subsystem: String,
 }
 
 impl Node {
     pub(crate) fn connect(common: &Common) -> Result<Self, CliError> {
-        let to = common.to.as_ref().ok_or(UsageError::NoAddress)?;
         let timeout = Duration::from_secs(common.timeout.into());
+        match common.to.as_ref().ok_or(UsageError::NoAddress)? {
+            To::Tcp(to) => Self::by_tcp(common, to, timeout),
+            To::Device(path) => Self::by_kernel(path, timeout),
+        }
+    }
+
+    fn by_kernel(path: &Path, timeout: Duration) -> Result<Self, CliError> {
+        let options = KernelOptions {
+            command_timeout: timeout.max(COMMAND_TIME),
+            give_up_after: timeout,
+            ..KernelOptions::default()
+        };
+        let namespace = KernelNamespace::open(path, options)?.wait()?;
+        let subsystem = namespace.controller().subsystem.clone();
+        Self::over(
+            Link::Kernel(namespace),
+            path.display().to_string(),
+            subsystem,
+        )
+    }
+
+    fn by_tcp(common: &Common, to: &Address, timeout: Duration) -> Result<Self, CliError> {
         let mut last = None;
         for address in resolve(to)? {
             let mut options = Options::new(address, "");
@@ -64,11 +90,14 @@ impl Node {
         let (address, subsystem) = (options.address, options.subsystem.clone());
         let controller = Controller::connect(options)?.wait()?;
         let namespace = block_on(controller.namespace(NAMESPACE))?;
-        let blobs = block_on(Blobs::open(namespace.clone()))?;
+        Self::over(Link::Tcp(namespace), address.to_string(), subsystem)
+    }
+
+    fn over(link: Link, address: String, subsystem: String) -> Result<Self, CliError> {
+        let blobs = block_on(Blobs::open(link.clone()))?;
         let stat = block_on(blobs.stat())?;
         Ok(Self {
-            controller,
-            namespace,
+            link,
             blobs,
             stat,
             address,
@@ -83,8 +112,8 @@ impl Node {
 
     /// Ends the connection in order.
     pub(crate) fn close(self) {
-        drop((self.blobs, self.namespace));
-        self.controller.close();
+        drop(self.blobs);
+        self.link.close();
     }
 }
 

@@ -4,12 +4,13 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use oriel_client::blob::{BlobError, Failure};
-use oriel_client::{CommandError, ConnectError, NamespaceError};
+use oriel_client::{CommandError, ConnectError, KernelError, NamespaceError};
 use oriel_protocol::Status;
 
 use crate::address::AddressError;
 use crate::keys::KeyError;
 use crate::limits::JOBS_MAX;
+use crate::link::LinkError;
 
 /// How the program ends: what scripts see.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -48,7 +49,9 @@ impl Exit {
 /// Arguments that do not go together, or name nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
-    #[error("say which realm: --to nvme+tcp://HOST:PORT/REALM, or set ORIEL_TO")]
+    #[error(
+        "say which realm: --to nvme+tcp://HOST:PORT/REALM, or a device of the kernel's as in --to /dev/nvme0n1; or set ORIEL_TO"
+    )]
     NoAddress,
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -119,8 +122,10 @@ pub(crate) enum CliError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     #[error("{}", told(.0))]
-    Blob(#[from] BlobError<CommandError>),
+    Blob(#[from] BlobError<LinkError>),
     #[error("there is no such blob: list those that there are with oriel ls")]
     NoBlob,
     #[error("there is no routing table: this node is on its own")]
@@ -167,7 +172,7 @@ impl std::fmt::Display for There {
 }
 
 /// The node's own words where it has some: the rest names subsystem and key once more.
-fn told(error: &BlobError<CommandError>) -> String {
+fn told(error: &BlobError<LinkError>) -> String {
     match error {
         BlobError::Refused { what, status, .. } => format!("{what} was refused: {status}"),
         BlobError::Transport(error) => match error.status() {
@@ -194,6 +199,7 @@ impl CliError {
             | Self::NoRealm { .. }
             | Self::Connect(_) => Exit::NoConnection,
             Self::Namespace(NamespaceError::Command(error)) => of_command(error),
+            Self::Kernel(error) => of_kernel(error),
             Self::Blob(error) => of_blob(error),
             Self::NoBlob | Self::NoTable => Exit::NotFound,
             Self::Empty | Self::TooLong { .. } => Exit::Refused,
@@ -203,10 +209,13 @@ impl CliError {
     }
 }
 
-fn of_blob(error: &BlobError<CommandError>) -> Exit {
+fn of_blob(error: &BlobError<LinkError>) -> Exit {
     match error {
         BlobError::Length { .. } => Exit::Refused,
-        BlobError::Refused { source, .. } | BlobError::Transport(source) => of_command(source),
+        BlobError::Refused { source, .. } | BlobError::Transport(source) => match source {
+            LinkError::Tcp(error) => of_command(error),
+            LinkError::Kernel(error) => of_kernel(error),
+        },
         BlobError::Damaged { .. } => Exit::Damaged,
         _ => Exit::Failed,
     }
@@ -218,19 +227,39 @@ fn of_command(error: &CommandError) -> Exit {
         | CommandError::GaveUp { .. }
         | CommandError::TimedOut { .. }
         | CommandError::Closed { .. } => Exit::NoConnection,
-        error => match error.status() {
-            Some(
-                Status::CapacityExceeded
-                | Status::OverQuota
-                | Status::TooManyBlobs
-                | Status::TooLarge
-                | Status::Stopped
-                | Status::LogEnds
-                | Status::Busy,
-            ) => Exit::Refused,
-            Some(Status::Damaged | Status::Unreadable) => Exit::Damaged,
-            _ => Exit::Failed,
-        },
+        error => of_status(error.status()),
+    }
+}
+
+fn of_kernel(error: &KernelError) -> Exit {
+    match error {
+        KernelError::NotNvme { .. } => Exit::Usage,
+        KernelError::Missing { .. }
+        | KernelError::Denied { .. }
+        | KernelError::Open { .. }
+        | KernelError::NotOriel { .. }
+        | KernelError::TooOld { .. }
+        | KernelError::Away { .. }
+        | KernelError::Lost { .. }
+        | KernelError::Gone { .. }
+        | KernelError::Closed { .. } => Exit::NoConnection,
+        error => of_status(error.status()),
+    }
+}
+
+fn of_status(status: Option<Status>) -> Exit {
+    match status {
+        Some(
+            Status::CapacityExceeded
+            | Status::OverQuota
+            | Status::TooManyBlobs
+            | Status::TooLarge
+            | Status::Stopped
+            | Status::LogEnds
+            | Status::Busy,
+        ) => Exit::Refused,
+        Some(Status::Damaged | Status::Unreadable) => Exit::Damaged,
+        _ => Exit::Failed,
     }
 }
 
@@ -241,7 +270,11 @@ pub(crate) fn wants_another_try(error: &CliError) -> bool {
         CliError::Blob(BlobError::Refused { source, .. } | BlobError::Transport(source)) => source,
         _ => return false,
     };
-    let is_lost = matches!(source, CommandError::ConnectionLost { .. });
+    let is_lost = matches!(
+        source,
+        LinkError::Tcp(CommandError::ConnectionLost { .. })
+            | LinkError::Kernel(KernelError::Lost { .. })
+    );
     is_lost
         || matches!(
             source.status(),
@@ -295,9 +328,14 @@ mod tests {
         assert_eq!(exit(CliError::TooLong { bytes: 2, max: 1 }), Exit::Refused);
         let closed = CommandError::Closed { peer: peer() };
         assert_eq!(
-            exit(BlobError::Transport(closed).into()),
+            exit(BlobError::Transport(LinkError::Tcp(closed)).into()),
             Exit::NoConnection
         );
+        let device = || Arc::new("/dev/nvme0n1".into());
+        let missing = KernelError::Missing { device: device() };
+        assert_eq!(exit(missing.into()), Exit::NoConnection);
+        let other = KernelError::NotNvme { device: device() };
+        assert_eq!(exit(other.into()), Exit::Usage);
         let pipe = io::Error::from(ErrorKind::BrokenPipe);
         assert_eq!(exit(CliError::Output(pipe)), Exit::BrokenPipe);
         let full = io::Error::from(ErrorKind::StorageFull);

@@ -19,6 +19,7 @@ mod files;
 mod get;
 mod keys;
 mod limits;
+mod link;
 mod list;
 mod look;
 mod out;

@@ -1,5 +1,6 @@
 //! Looking at blobs and at the node, and deleting.
 
+use oriel_client::blob::{BlobError, Transport};
 use oriel_client::block_on;
 use oriel_protocol::limits::BLOCK_BYTES;
 use oriel_protocol::{Checksum, Chunk, Command, Prefix, Stat, result};
@@ -155,7 +156,7 @@ impl<'a> Figures<'a> {
     pub(crate) fn new(node: &'a Node, stat: &Stat) -> Self {
         Self {
             subsystem: &node.subsystem,
-            address: node.address.to_string(),
+            address: node.address.clone(),
             store: stat.store.to_string(),
             capacity_bytes: stat.capacity_blocks * BLOCK_BYTES,
             used_bytes: stat.used_blocks * BLOCK_BYTES,
@@ -226,10 +227,10 @@ struct Map {
 pub(crate) fn map(node: &Node, out: &Out) -> Result<Exit, CliError> {
     let command = Command::Map { offset: 0 };
     let room = vec![0; node.stat.transfer_bytes_max as usize];
-    let (answer, done) = block_on(node.namespace.vendor(&command, room));
-    let done = done.map_err(oriel_client::blob::BlobError::Transport)?;
-    result::nothing(done.dword()).map_err(oriel_client::blob::BlobError::Answer)?;
-    let chunk = Chunk::decode(0, &answer).map_err(oriel_client::blob::BlobError::Answer)?;
+    let (answer, done) = block_on(node.link.command(&command, room));
+    let done = done.map_err(BlobError::Transport)?;
+    result::nothing(done).map_err(BlobError::Answer)?;
+    let chunk = Chunk::decode(0, &answer).map_err(BlobError::Answer)?;
     let (bytes, epoch) = (chunk.total, chunk.epoch.0);
     if bytes == 0 && !out.is_json() {
         return Err(CliError::NoTable);

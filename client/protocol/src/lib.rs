@@ -45,5 +45,8 @@ pub use stat::{STAT_BYTES, Stat};
 pub use status::{Advice, Status};
 pub use units::{Epoch, Key, KeyKind, Length, Position, StoreId};
 
+/// What the names of all realms' subsystems begin with; node and realm follow, with a colon between them.
+pub const SUBSYSTEM_PREFIX: &str = "nqn.2026-11.io.oriel:";
+
 /// The version of all that this crate describes. STAT tells it; a client of another version goes no further.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -24,6 +24,15 @@ impl Status {
         do_not_retry: false,
     };
 
+    /// From the field's bits, without the phase.
+    pub(crate) const fn of_field(field: u16) -> Self {
+        Self {
+            kind: (field >> 8 & 7) as u8,
+            code: field as u8,
+            do_not_retry: field & 1 << 14 != 0,
+        }
+    }
+
     /// Whether the command did what it should.
     pub const fn is_success(self) -> bool {
         self.kind == 0 && self.code == 0
@@ -168,12 +177,7 @@ impl Completion {
 
     /// The completion, and the identifier of the command that it is of.
     pub(crate) fn decode(bytes: &[u8; COMPLETION_BYTES]) -> (u16, Self) {
-        let field = u16_at(bytes, 14) >> 1;
-        let status = Status {
-            kind: (field >> 8 & 7) as u8,
-            code: field as u8,
-            do_not_retry: field & 1 << 14 != 0,
-        };
+        let status = Status::of_field(u16_at(bytes, 14) >> 1);
         (
             u16_at(bytes, 12),
             Self {

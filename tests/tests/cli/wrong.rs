@@ -59,6 +59,24 @@ fn wrong_usage_says_what_is_right() {
 }
 
 #[test]
+fn a_device_that_is_no_realm_is_told_from_one_that_is_not_there() {
+    let errors = said(oriel("/dev/nvme98n76").arg("ls"), 5).errors;
+    assert!(
+        errors.contains("attach the realm (nvme connect)"),
+        "{errors}"
+    );
+    let errors = said(oriel("/dev/null").args(["ls", "--json"]), 2).errors;
+    let error = objects(&errors).remove(0);
+    assert_eq!(error["exit"], serde_json::json!(2));
+    assert!(
+        error["error"]
+            .to_string()
+            .contains("/dev/null is no NVMe namespace"),
+        "{error}"
+    );
+}
+
+#[test]
 fn what_a_node_does_not_take_or_have_is_told_apart() {
     let node = Node::start();
     let folder = node.path("files");
