@@ -420,3 +420,102 @@ fn a_blob_of_several_slabs_is_on_all_drives() {
 async fn get_of(store: &Store, key: &Key) -> Result<Option<Vec<u8>>, NodeError> {
     store.read(REALM, key, 0, u64::MAX).await
 }
+
+/// What is under way in the realms that there are does not notice.
+#[test]
+fn realms_come_and_change_while_the_store_is_used() {
+    on_two_cores(
+        "realms_come_and_change_while_the_store_is_used",
+        |reactors, sub| async move {
+            for name in ["a", "b", "c"] {
+                memory(&sub, name).await;
+            }
+            let seats = vec![seat(&reactors, 0, "a").await, seat(&reactors, 1, "b").await];
+            format_node(&seats, STORE, &FORMAT).await.unwrap();
+            let (store, keeper) = opened(seats).await;
+            let load = store.clone();
+            let load = spawn_local("load", async move {
+                for number in 0..BLOBS {
+                    assert_eq!(put(&load, number).await, Ok(Put::Created));
+                }
+            });
+            let new = RealmId(9);
+            let (of_new, bytes) = (key(7), content(7));
+            let kind = KeyKind::Name;
+            let early = store.put(new, of_new, kind, &bytes).await;
+            assert!(
+                matches!(
+                    &early,
+                    Err(NodeError::Drive {
+                        source: StoreError::UnknownRealm { .. },
+                        ..
+                    })
+                ),
+                "{early:?}"
+            );
+            let known = RealmOptions::new(REALM);
+            let wanted = RealmOptions {
+                quota_blocks: Some(2),
+                ..RealmOptions::new(new)
+            };
+            let cache = RealmOptions {
+                cache: Some(Policy::Lru),
+                ..known
+            };
+            assert_eq!(
+                store.set_realms(&[cache, wanted]).await,
+                Err(ChangeError::CacheOfRealm { realm: REALM })
+            );
+            assert_eq!(
+                store.set_realms(&[wanted]).await,
+                Err(ChangeError::RealmLeftOut { realm: REALM })
+            );
+            assert_eq!(store.realm_stat(new).await, None, "nothing was changed");
+            store.set_realms(&[known, wanted]).await.unwrap();
+            assert_eq!(*store.realms(), [known, wanted]);
+            let refused = store.put(new, of_new, kind, &bytes).await;
+            assert!(
+                matches!(
+                    &refused,
+                    Err(NodeError::Drive {
+                        source: StoreError::OverQuota { .. },
+                        ..
+                    })
+                ),
+                "{refused:?}"
+            );
+            let wanted = RealmOptions {
+                quota_blocks: None,
+                ..wanted
+            };
+            store.set_realms(&[known, wanted]).await.unwrap();
+            for number in 0..BLOBS {
+                let put = store.put(new, key(number), kind, &content(number)).await;
+                assert_eq!(put, Ok(Put::Created), "{number}");
+            }
+            load.unwrap().await;
+            let metrics = store.metrics().await;
+            let ids: Vec<_> = metrics.realms().iter().map(|realm| realm.id).collect();
+            assert_eq!(ids, [Some(REALM), Some(new), None]);
+            assert_eq!(metrics.realms()[1].blobs, BLOBS);
+
+            // A drive that comes later knows it as well.
+            let format = FORMAT.drive;
+            let added = store.add(seat(&reactors, 1, "c").await, &format).await;
+            assert_eq!(added, Ok(DriveNumber(2)));
+            store.drain(DriveNumber(0)).await.unwrap();
+            assert!(store.departed().await.is_emptied);
+            for number in 0..BLOBS {
+                for realm in [REALM, new] {
+                    let read = store.read(realm, &key(number), 0, u64::MAX).await;
+                    assert_eq!(read, Ok(Some(content(number))));
+                }
+            }
+            store.close();
+            keeper.await;
+            for name in ["a", "b", "c"] {
+                create::delete(&sub, Kind::Malloc, name).await.unwrap();
+            }
+        },
+    );
+}

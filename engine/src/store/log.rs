@@ -22,14 +22,14 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::frame::Entry;
 use super::metrics::{Metrics, Operation, Outcome};
-use super::options::{LogStat, RealmStat};
+use super::options::{LogStat, RealmOptions, RealmStat};
 use super::pace::Background;
 use super::parts::slab_length_max;
 use super::record::{Record, Role, seal_window, trailer_blocks, window_blocks};
 use super::recovery::OpenOptions;
 use super::scrub::Scrubbing;
 use super::stamp::Stamp;
-use super::state::{Purpose, Queued, State};
+use super::state::{Purpose, Queued, Realm, State};
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
 use crate::clock::Clock;
@@ -373,6 +373,18 @@ impl<D: Drive> Log<D> {
             0 => Err(StoreError::Empty),
             bytes if bytes > max => Err(StoreError::TooLarge { bytes, max }),
             _ => Ok(()),
+        }
+    }
+
+    /// Has realms checked from now on as they are given, and takes in those that there were not. How a realm makes room, and
+    /// what it may take, stay what they are.
+    pub(super) fn set_realms(&self, realms: &[RealmOptions]) {
+        let mut state = self.state.borrow_mut();
+        for options in realms {
+            self.metrics.add_realm(options.id);
+            let realm = state.realms.entry(options.id);
+            let realm = realm.or_insert_with(|| Realm::new(*options));
+            realm.options.verify = options.verify;
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! An operation costs an increment when it begins, two when it ends, and two readings of the clock if it is timed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use super::super::error::StoreError;
 use super::super::types::RealmId;
@@ -71,6 +71,13 @@ struct StepCells {
     timed: Timed,
 }
 
+/// A realm that came while the log was in use, and those that came after it.
+struct Late {
+    id: RealmId,
+    cells: RealmCells,
+    next: OnceCell<Box<Late>>,
+}
+
 /// The numbers of a log.
 pub(in super::super) struct Metrics {
     clock: Clock,
@@ -80,6 +87,8 @@ pub(in super::super) struct Metrics {
     /// Sorted; what is asked of a realm that there is not is counted behind the others.
     ids: Box<[RealmId]>,
     realms: Box<[RealmCells]>,
+    /// What counts has a place in a realm's numbers while it is under way, so no realm's are moved.
+    late: OnceCell<Box<Late>>,
     /// Where the last one was found.
     last: Cell<usize>,
     steps: [StepCells; Step::ALL.len()],
@@ -109,6 +118,7 @@ impl Metrics {
             dice: Cell::new(1),
             realms: (0..=ids.len()).map(|_| RealmCells::default()).collect(),
             ids: ids.into(),
+            late: OnceCell::new(),
             last: Cell::new(0),
             steps: Default::default(),
             written_blocks: Default::default(),
@@ -128,8 +138,29 @@ impl Metrics {
                 self.last.set(at);
                 &self.realms[at]
             }
-            Err(_) => &self.realms[self.ids.len()],
+            Err(_) => {
+                let late = self.late().find(|late| late.id == id);
+                late.map_or(&self.realms[self.ids.len()], |late| &late.cells)
+            }
         }
+    }
+
+    fn late(&self) -> impl Iterator<Item = &Late> {
+        std::iter::successors(self.late.get(), |late| late.next.get()).map(|late| &**late)
+    }
+
+    /// Counts for a realm from now on by itself.
+    pub(in super::super) fn add_realm(&self, id: RealmId) {
+        if self.ids.contains(&id) || self.late().any(|late| late.id == id) {
+            return;
+        }
+        let end = self.late().last().map_or(&self.late, |last| &last.next);
+        let late = Late {
+            id,
+            cells: RealmCells::default(),
+            next: OnceCell::new(),
+        };
+        end.get_or_init(|| Box::new(late));
     }
 
     /// Whether this one is timed: a counter would time the same one of a caller's sixteen again and again.
@@ -213,7 +244,10 @@ impl Metrics {
 
     fn realm_metrics(&self) -> Vec<RealmMetrics> {
         let ids = self.ids.iter().copied().map(Some).chain([None]);
-        let all = ids.zip(&self.realms).map(|(id, cells)| RealmMetrics {
+        let late = self.late().map(|late| (Some(late.id), &late.cells));
+        let mut all: Vec<_> = ids.zip(&self.realms).chain(late).collect();
+        all.sort_by_key(|(id, _)| (id.is_none(), *id));
+        let all = all.into_iter().map(|(id, cells)| RealmMetrics {
             id,
             operations: std::array::from_fn(|at| {
                 let cells = &cells.operations[at];

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::super::format::FormatOptions;
+use super::super::options::RealmOptions;
+use super::super::recovery::OpenOptions;
 use super::error::{ChangeError, Loss, NodeError, NodeOpenError};
 use super::keeper::{Keeper, Kept, State};
 use super::open::{check_slot, drive_error, label, present, stopped};
@@ -156,7 +158,10 @@ impl<D: NodeDrive> Keeper<D> {
 
     /// Opens the log of a drive that came, and lets everybody know.
     async fn take_in(&self, seat: &Seat<D>, number: DriveNumber) -> Result<(), ChangeError> {
-        let options = self.options.drive.clone();
+        let options = OpenOptions {
+            realms: self.state.borrow().realms.to_vec(),
+            ..self.options.drive.clone()
+        };
         let opened = seat.call(move |lane| async move { lane.open(&options).await });
         let opened = opened.await.map_err(stopped).and_then(|opened| opened);
         if let Err(error) = opened {
@@ -179,6 +184,29 @@ impl<D: NodeDrive> Keeper<D> {
         })
         .await;
         self.give_leases(number, seat).await;
+        self.publish().await;
+        Ok(())
+    }
+
+    /// Takes new realms in, and has those that there are checked and limited as they are given.
+    pub(super) async fn set_realms(&self, realms: &[RealmOptions]) -> Result<(), ChangeError> {
+        for known in self.state.borrow().realms.iter() {
+            let realm = known.id;
+            let wanted = realms.iter().find(|wanted| wanted.id == realm);
+            let wanted = wanted.ok_or(ChangeError::RealmLeftOut { realm })?;
+            if wanted.cache != known.cache {
+                return Err(ChangeError::CacheOfRealm { realm });
+            }
+        }
+        // Every drive knows them before anybody else does.
+        for (_, seat) in self.all_seats() {
+            let realms = realms.to_vec();
+            // Where the core has stopped, so has the log.
+            let _ = seat
+                .call(move |lane| async move { lane.set_realms(&realms) })
+                .await;
+        }
+        self.state.borrow_mut().realms = realms.into();
         self.publish().await;
         Ok(())
     }

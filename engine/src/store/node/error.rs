@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::drive::DriveError;
 use super::super::error::{OpenError, StoreError};
-use super::super::types::{Key, Position, StoreId};
+use super::super::types::{Key, Position, RealmId, StoreId};
 use super::place::DriveNumber;
 use super::roster::Voters;
 
@@ -290,6 +290,18 @@ pub enum ChangeError {
     LastDrive {
         /// Which drive.
         drive: DriveLabel,
+    },
+    /// A realm that was left out.
+    #[error("{realm} was left out: realms stay, name all of them")]
+    RealmLeftOut {
+        /// Which realm.
+        realm: RealmId,
+    },
+    /// A realm cannot begin, or cease, to be a cache in use.
+    #[error("how {realm} makes room cannot change while it is used: open the store anew")]
+    CacheOfRealm {
+        /// Which realm.
+        realm: RealmId,
     },
     /// A drive that works.
     #[error("{drive} works: drain it, so that its blobs are kept")]

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use futures_channel::oneshot;
 
 use super::super::error::StoreError;
+use super::super::options::RealmOptions;
 use super::super::types::RealmId;
 use super::error::{DriveLabel, Loss};
 use super::join::{Bell, Crowd, first};
@@ -63,6 +64,7 @@ pub(super) struct State<D> {
     pub(super) voters: Vec<DriveNumber>,
     /// How many slots that roster leased.
     pub(super) slots: usize,
+    pub(super) realms: Arc<[RealmOptions]>,
 }
 
 impl<D: NodeDrive> State<D> {
@@ -136,6 +138,7 @@ impl<D: NodeDrive> State<D> {
             slot_blocks: self.roster.slot_blocks,
             slab_blocks: slabs.min().unwrap_or(SLAB_BLOCKS_MAX),
             slots: self.roster.slots.iter().map(row_of).collect(),
+            realms: self.realms.clone(),
             rows,
         }
     }
@@ -158,6 +161,7 @@ impl<D: NodeDrive> Keeper<D> {
         let voters = voters.map(|member| member.number).collect();
         let state = State {
             slots: roster.slots.len(),
+            realms: options.drive.realms.as_slice().into(),
             roster,
             kept,
             voters,
@@ -388,10 +392,10 @@ impl<D: NodeDrive> Keeper<D> {
                 let share = u128::from(quota) * u128::from(row.capacity_blocks);
                 share.div_ceil(u128::from(all.max(1))) as u64
             };
-            let realms = self.options.drive.realms.iter();
-            let of_realms = realms.filter_map(|realm| Some((realm.id, share(realm.quota_blocks?))));
-            let of_realms: Vec<(RealmId, u64)> = of_realms.collect();
-            if let Some(seat) = row.seat.clone().filter(|_| !of_realms.is_empty()) {
+            let of_realm = |realm: &RealmOptions| (realm.id, realm.quota_blocks.map(share));
+            let of_realms: Vec<(RealmId, Option<u64>)> =
+                table.realms.iter().map(of_realm).collect();
+            if let Some(seat) = row.seat.clone() {
                 shares.push((seat, of_realms));
             }
         }
@@ -443,7 +447,7 @@ impl<D: NodeDrive> Keeper<D> {
         self.shared.end();
     }
 
-    fn all_seats(&self) -> Vec<(DriveNumber, Seat<D>)> {
+    pub(super) fn all_seats(&self) -> Vec<(DriveNumber, Seat<D>)> {
         let state = self.state.borrow();
         let seats = state
             .kept
@@ -473,6 +477,9 @@ impl<D: NodeDrive> Keeper<D> {
                     seat.give_up().await;
                 }
                 let _ = reply.send(added);
+            }
+            Command::Realms { realms, reply } => {
+                let _ = reply.send(self.set_realms(&realms).await);
             }
             Command::Drain { number, reply } => {
                 let _ = reply.send(self.drain(number).await);

@@ -12,7 +12,7 @@ use oriel_dht::region::Section;
 use super::super::drive::DriveError;
 use super::super::error::{OpenError, StoreError};
 use super::super::log::{Log, Put};
-use super::super::options::{LogStat, RealmStat};
+use super::super::options::{LogStat, RealmOptions, RealmStat};
 use super::super::reading::Wanted;
 use super::super::record::Role;
 use super::super::recovery::{OpenOptions, Recovery, open};
@@ -466,15 +466,22 @@ impl<D: NodeDrive> Lane<D> {
         self.log().ok()?.realm_stat(realm)
     }
 
+    /// The store's realms, all of them.
+    pub(super) fn set_realms(&self, realms: &[RealmOptions]) {
+        if let Ok(log) = self.log() {
+            log.set_realms(realms);
+        }
+    }
+
     /// What its windows of each realm may take: the drive's share of the store's quotas.
-    pub(super) fn set_quotas(&self, shares: &[(RealmId, u64)]) {
+    pub(super) fn set_quotas(&self, shares: &[(RealmId, Option<u64>)]) {
         let Ok(log) = self.log() else {
             return;
         };
         let mut state = log.state.borrow_mut();
         for (realm, share) in shares {
             if let Some(realm) = state.realm(*realm) {
-                realm.options.quota_blocks = Some(*share);
+                realm.options.quota_blocks = *share;
             }
         }
     }

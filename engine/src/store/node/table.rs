@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 
 use super::super::error::StoreError;
 use super::super::format::FormatOptions;
+use super::super::options::RealmOptions;
 use super::super::parts::slab_length_max;
 use super::super::types::{Key, Position, RealmId};
 use super::error::{ChangeError, DriveLabel, Loss, NodeError};
@@ -52,6 +53,8 @@ pub(super) struct Table<D> {
     pub(super) slab_blocks: u64,
     /// The row of each slot's drive, if it is still one of the store's.
     pub(super) slots: Box<[Option<u16>]>,
+    /// The realms, with the store's quotas.
+    pub(super) realms: Arc<[RealmOptions]>,
 }
 
 impl<D: NodeDrive> Table<D> {
@@ -121,6 +124,11 @@ pub(super) enum Command<D> {
         seat: Seat<D>,
         format: FormatOptions,
         reply: Changed<DriveNumber>,
+    },
+    /// What realms may do from now on, all of them.
+    Realms {
+        realms: Vec<RealmOptions>,
+        reply: Changed<()>,
     },
     Drain {
         number: DriveNumber,

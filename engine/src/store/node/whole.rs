@@ -1,11 +1,12 @@
 //! The store of many drives as a whole: what it holds, and its drives that come and go.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_channel::oneshot;
 
 use super::super::format::FormatOptions;
-use super::super::options::{LogStat, RealmStat};
+use super::super::options::{LogStat, RealmOptions, RealmStat};
 use super::super::types::RealmId;
 use super::error::{ChangeError, DriveLabel, Loss, NodeError};
 use super::handle::NodeStore;
@@ -134,6 +135,18 @@ impl<D: NodeDrive> NodeStore<D> {
     /// Gives up a drive that is lost, and all blobs on it.
     pub async fn forget(&self, number: DriveNumber) -> Result<(), ChangeError> {
         self.change(|reply| Command::Forget { number, reply }).await
+    }
+
+    /// The realms, with the quotas that they have on all drives together.
+    pub fn realms(&self) -> Arc<[RealmOptions]> {
+        self.table().realms.clone()
+    }
+
+    /// Takes new realms in, and changes the quotas of those that there are and whether they check what they read. All realms
+    /// are to be named; how one makes room stays as it is. Nothing of it is kept on the drives: the next opening is told again.
+    pub async fn set_realms(&self, realms: &[RealmOptions]) -> Result<(), ChangeError> {
+        let realms = realms.to_vec();
+        self.change(|reply| Command::Realms { realms, reply }).await
     }
 
     /// Waits for the next drive that has left the store, emptied or forgotten, and is closed: its device can be taken out.
