@@ -261,8 +261,8 @@ async fn stat(serves: &Serves) -> Result<Stat, Refusal> {
     let Serves { store, realm, .. } = serves;
     let of_realm = store.realm_stat(*realm).await.ok_or(Status::NotReady)?;
     let mut used_blocks = 0;
-    for realm in &serves.realms {
-        let stat = store.realm_stat(*realm).await;
+    for realm in store.realms().iter() {
+        let stat = store.realm_stat(realm.id).await;
         used_blocks += stat.map_or(0, |stat| stat.used_blocks);
     }
     let whole = store.stat().await;

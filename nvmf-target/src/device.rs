@@ -31,8 +31,6 @@ pub(crate) struct Serves {
     pub(crate) store: NodeStore<SpdkDrive>,
     pub(crate) store_id: StoreId,
     pub(crate) realm: RealmId,
-    /// All realms that the store was opened with.
-    pub(crate) realms: Vec<RealmId>,
     pub(crate) is_cache: bool,
     pub(crate) clock: Clock,
 }
@@ -80,7 +78,6 @@ impl Device for LogDevice {
                 store: serves.store.clone(),
                 store_id: serves.store_id,
                 realm: serves.realm,
-                realms: serves.realms.clone(),
                 is_cache: serves.is_cache,
                 clock: serves.clock.clone(),
             },

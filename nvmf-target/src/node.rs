@@ -1,6 +1,7 @@
 //! A target that serves a store's realms.
 
 mod hosts;
+mod realms;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -8,20 +9,19 @@ use std::collections::BTreeSet;
 use oriel_engine::clock::Clock;
 use oriel_engine::reactor::{self, CoreId};
 use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive, StoreId};
-use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS};
 use oriel_spdk::Subsystems;
-use oriel_spdk::device::{DeviceSpec, Registered, register};
+use oriel_spdk::device::Registered;
 use oriel_spdk::nvmf::{
-    Address, NamespaceOptions, Nqn, Nsid, PollGroup, PollGroupError, PollGroupStat, Running,
-    Stopped, Subsystem, SubsystemSpec, Target, TargetOptions, TransportOptions,
+    Address, Nqn, PollGroup, PollGroupError, PollGroupStat, Running, Subsystem, SubsystemSpec,
+    Target, TargetOptions, TransportOptions,
 };
 
-use crate::device::{LogDevice, Serves};
 use crate::error::{StartError, StopError};
 use crate::hosts::Hosts;
 use crate::limits::IO_BYTES_MAX;
 pub use hosts::HostsError;
 use hosts::Keys;
+use realms::Of;
 
 /// A realm that is served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ pub struct NodeSpec {
     pub node: String,
     /// Whose blobs these are.
     pub store: StoreId,
-    /// The realms: all that the store was opened with.
+    /// The realms, which the store knows. Others can be [added](Node::add_realm) later.
     pub realms: Vec<Realm>,
     /// How hosts reach it. Sizes of transfers and buffers are set by [`Node::start`].
     pub transports: Vec<TransportOptions>,
@@ -108,6 +108,9 @@ pub struct Node {
     _discovery: Subsystem<Running>,
     realms: Vec<Served>,
     keys: Keys,
+    store: NodeStore<SpdkDrive>,
+    clock: Clock,
+    spec: NodeSpec,
 }
 
 /// A realm that hosts can connect to.
@@ -149,13 +152,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         spec.check()?;
         for realm in &spec.realms {
-            let realm = realm.options.id;
-            if store.realm_stat(realm).await.is_none() {
-                return Err(StartError::UnknownRealm { realm });
-            }
-            if store.has_quiet_blobs(realm).await? {
-                return Err(StartError::QuietBlobs { realm });
-            }
+            realms::check(store, realm.options.id).await?;
         }
         let options = TargetOptions {
             name: spec.node.clone(),
@@ -178,6 +175,9 @@ impl Node {
                 _discovery: discovery,
                 realms,
                 keys,
+                store: store.clone(),
+                clock: clock.clone(),
+                spec: spec.clone(),
             }),
             Err(error) => {
                 if let Err(also) = parts.end().await {
@@ -220,16 +220,15 @@ async fn build(
     }
     let mut running = Vec::new();
     for realm in &spec.realms {
-        let subsystem = subsystem(parts, store, clock, spec, realm)?;
-        hosts::change(&subsystem, keys, &Hosts::Only(Vec::new()), &realm.hosts)?;
-        for listener in &spec.listeners {
-            subsystem.add_listener(*listener).await?;
-        }
-        running.push(Served {
-            name: realm.name.clone(),
-            hosts: realm.hosts.clone(),
-            subsystem: Some(subsystem.start().await?),
-        });
+        let Parts { target, devices } = parts;
+        let of = Of {
+            target,
+            store,
+            clock,
+            spec,
+            keys,
+        };
+        running.push(of.serve(devices, realm).await?);
     }
     let discovery = parts.target.add_subsystem(&SubsystemSpec::discovery())?;
     for listener in &spec.listeners {
@@ -267,56 +266,6 @@ async fn join(target: &Target, core: CoreId) -> Result<(), StartError> {
         }
         Err(_) => Err(stopped),
     }
-}
-
-/// A realm's subsystem with its namespace, which nobody may connect to yet.
-fn subsystem(
-    parts: &mut Parts,
-    store: &NodeStore<SpdkDrive>,
-    clock: &Clock,
-    spec: &NodeSpec,
-    realm: &Realm,
-) -> Result<Subsystem<Stopped>, StartError> {
-    let RealmOptions { id, cache, .. } = realm.options;
-    let uuid = namespace_id(spec.store, id);
-    let device = DeviceSpec {
-        name: format!("oriel:{}:{}", spec.node, realm.name),
-        product: "Oriel log".into(),
-        block_size: BLOCK_BYTES as u32,
-        blocks: NAMESPACE_BLOCKS,
-        boundary_blocks: 0,
-        write_cache: false,
-        uuid,
-    };
-    let serves = Serves {
-        store: store.clone(),
-        store_id: spec.store,
-        realm: id,
-        realms: spec.realms.iter().map(|realm| realm.options.id).collect(),
-        is_cache: cache.is_some(),
-        clock: clock.clone(),
-    };
-    let registered = register(&device, LogDevice::new(serves))?;
-    parts.devices.push(registered);
-    let serial: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    let subsystem = parts.target.add_subsystem(&SubsystemSpec {
-        // The first 20 of 32 digits, as many as there may be.
-        serial: serial[..20].into(),
-        model: "Oriel".into(),
-        namespaces_max: 1,
-        ..SubsystemSpec::new(spec.nqn(&realm.name)?)
-    })?;
-    let namespace = NamespaceOptions {
-        nsid: Some(Nsid::FIRST),
-        uuid: Some(uuid),
-        nguid: Some(uuid),
-        ..NamespaceOptions::default()
-    };
-    let name = realm.name.clone();
-    subsystem.add_namespace(&device.name, &namespace, move |_, event| {
-        tracing::debug!(realm = name, ?event, "a realm's namespace changes");
-    })?;
-    Ok(subsystem)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::thread;
 
 use oriel_spdk::nvmf::has_disconnect;
 use program::{Program, is_skipped, only};
+use rustix::process::Signal;
 
 /// Tells a thread, when it is dropped, that it may end.
 struct Over<'a>(&'a AtomicBool);
@@ -146,16 +147,13 @@ fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
         ),
         (
             "id = 2\n",
-            "id = 2\nquota_mib = 7\n",
-            &["restart orield to change quota_mib of the realm 'cache'"],
+            "id = 2\nquota_mib = 7\ncache = \"lru\"\n",
+            &["restart orield to change cache of the realm 'cache'"],
         ),
         (
             "id = 2",
             "id = 3",
-            &[
-                "restart orield to add the realm 'cache'",
-                "the realm 'cache' is missing, whose blobs are on the drives",
-            ],
+            &["the realm 'cache' is missing, whose blobs are on the drives"],
         ),
     ] {
         let text = open.replacen(old, new, 1);
@@ -197,5 +195,81 @@ fn a_configuration_that_cannot_be_taken_over_changes_nothing() {
         assert!(figures.contains(line), "{line}: {figures}");
     }
     drop(a);
+    node.end();
+}
+
+/// A realm is added, and what it may take changes, while another one is read over the connection that there is.
+#[test]
+fn realms_come_and_change_while_others_are_read() {
+    if is_skipped() {
+        return;
+    }
+    let node = Program::start("\"any\"", &only(&["a"]));
+    let port = node.port();
+    let with = |quota: &str| {
+        let text = Program::text(port, "\"any\"", &only(&["a"]));
+        format!("{text}\n[[realm]]\nname = \"new\"\nid = 9\nhosts = \"any\"\n{quota}")
+    };
+    let reader = node.connect("models", "reader").unwrap();
+    reader.put(1);
+    let (is_over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    let new = thread::scope(|scope| {
+        let over = Over(&is_over);
+        let reading = scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                assert!(reader.reads(1), "the connection of the reader was lost");
+                reads.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        let goes_on = || {
+            let seen = reads.load(Ordering::Acquire);
+            while reads.load(Ordering::Acquire) < seen + 2 {
+                assert!(!reading.is_finished(), "the reader does not read any more");
+                thread::yield_now();
+            }
+        };
+        assert!(node.connect("new", "a").is_none());
+        let said = node.change(&with("quota_mib = 1\n"));
+        assert!(said.ends_with("; the realm 'new' is added"), "{said}");
+        goes_on();
+        let new = node.connect("new", "a").unwrap();
+        // What is in the other realm is not in this one.
+        assert!(!new.has(1));
+        // Each of them takes 6 blocks of 256.
+        let put = (1..=255).find(|name| !new.try_put(*name)).unwrap();
+        assert_eq!(put, 43);
+        let realm = &node.status()["realms"][2];
+        assert_eq!(
+            (&realm["name"], &realm["quota_bytes"]),
+            (&"new".into(), &(1 << 20).into())
+        );
+        let said = node.change(&with("quota_mib = 2\nverify = true\n"));
+        assert!(
+            said.ends_with("; other quota_mib of the realm 'new'; other verify of the realm 'new'"),
+            "{said}"
+        );
+        assert!(new.try_put(43) && new.try_put(44));
+        node.change(&with("quota_mib = 1\n"));
+        assert!(!new.try_put(45));
+        let said = node.change(&with(""));
+        assert!(
+            said.ends_with("; other quota_mib of the realm 'new'"),
+            "{said}"
+        );
+        assert!(new.try_put(45));
+        let used = "oriel_store_blobs{drive=\"";
+        let figures = node.get("/metrics");
+        let is_counted = |line: &str| line.starts_with(used) && line.contains("realm=\"9\"");
+        assert!(figures.lines().any(is_counted), "{figures}");
+        goes_on();
+        drop(over);
+        new
+    });
+    drop((reader, new));
+    let node = node.again(Signal::KILL, |_| ());
+    let new = node.connect("new", "a").unwrap();
+    assert!((1..=45).all(|name| new.reads(name)));
+    assert!(node.connect("models", "reader").unwrap().reads(1));
+    drop(new);
     node.end();
 }

@@ -18,11 +18,6 @@ pub enum Fixed {
         /// The key.
         key: &'static str,
     },
-    /// A realm that there was not.
-    New {
-        /// Its name.
-        realm: String,
-    },
     /// A realm that is missing. Its blobs are on the drives, and a node does not start without it.
     Gone {
         /// Its name.
@@ -37,7 +32,6 @@ impl fmt::Display for Fixed {
             Self::OfRealm { realm, key } => {
                 write!(f, "restart orield to change {key} of the realm '{realm}'")
             }
-            Self::New { realm } => write!(f, "restart orield to add the realm '{realm}'"),
             Self::Gone { realm } => write!(
                 f,
                 "the realm '{realm}' is missing, whose blobs are on the drives: put it back, with hosts = [] if nobody may connect any more"
@@ -46,37 +40,54 @@ impl fmt::Display for Fixed {
     }
 }
 
+/// What of a configuration's realms a node that runs is to change.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Realms that others may connect to now.
+    pub hosts: Vec<(String, Hosts)>,
+    /// Realms that there were not.
+    pub new: Vec<Realm>,
+    /// Realms, and what else of them is otherwise.
+    pub limits: Vec<(String, &'static str)>,
+}
+
 impl Config {
-    /// The realms whose hosts are others in a new configuration of a node that runs, or all that it cannot change.
-    pub fn changes_to(&self, new: &Self) -> Result<Vec<(String, Hosts)>, Vec<Fixed>> {
+    /// What is otherwise in a new configuration of a node that runs, or all that it cannot change. Drives are left out:
+    /// they are compared with those that it has.
+    pub fn changes_to(&self, new: &Self) -> Result<Changes, Vec<Fixed>> {
         let mut fixed = self.fixed_keys(new);
-        let mut hosts = Vec::new();
-        for Realm {
-            name,
-            options,
-            hosts: wanted,
-        } in &new.realms
-        {
+        let mut changes = Changes::default();
+        for realm in &new.realms {
+            let Realm {
+                name,
+                options,
+                hosts,
+            } = realm;
             let mut known = self.realms.iter();
             let Some(old) = known.find(|old| old.options.id == options.id) else {
-                let realm = name.clone();
-                fixed.push(Fixed::New { realm });
+                changes.new.push(realm.clone());
                 continue;
             };
             let before = old.options;
             for (key, is_same) in [
                 ("name", old.name == *name),
-                ("quota_mib", before.quota_blocks == options.quota_blocks),
                 ("cache", before.cache == options.cache),
-                ("verify", before.verify == options.verify),
             ] {
                 if !is_same {
                     let realm = name.clone();
                     fixed.push(Fixed::OfRealm { realm, key });
                 }
             }
-            if old.hosts != *wanted {
-                hosts.push((name.clone(), wanted.clone()));
+            for (key, is_same) in [
+                ("quota_mib", before.quota_blocks == options.quota_blocks),
+                ("verify", before.verify == options.verify),
+            ] {
+                if !is_same {
+                    changes.limits.push((name.clone(), key));
+                }
+            }
+            if old.hosts != *hosts {
+                changes.hosts.push((name.clone(), hosts.clone()));
             }
         }
         for old in &self.realms {
@@ -86,7 +97,7 @@ impl Config {
             }
         }
         match fixed.is_empty() {
-            true => Ok(hosts),
+            true => Ok(changes),
             false => Err(fixed),
         }
     }
@@ -148,7 +159,7 @@ hosts = ["nqn.2016-06.io.oriel:gpu7"]
 quota_mib = 64
 "#;
 
-    fn changes(changes: &[(&str, &str)]) -> Result<Vec<(String, Hosts)>, String> {
+    fn changes(changes: &[(&str, &str)]) -> Result<Changes, String> {
         let parse = |text: &str| Config::parse(Path::new("node.toml"), text).unwrap();
         let new = changes.iter().fold(OLD.to_owned(), |text, (old, new)| {
             assert!(text.contains(old), "{old}");
@@ -161,31 +172,41 @@ quota_mib = 64
     }
 
     #[test]
-    fn hosts_change_and_nothing_else() {
-        assert_eq!(changes(&[]), Ok(Vec::new()));
-        // The drives are compared with those that the node has.
-        assert_eq!(
-            changes(&[(
+    fn what_takes_no_restart_is_found() {
+        for (old, new) in [
+            ("[[device]]", "[[device]]"),
+            // Drives are formatted by another run.
+            ("[[device]]", "[format]\nslab_mib = 8\n[[device]]"),
+            // And compared with those that the node has.
+            (
                 "[[device]]",
-                "gone = [1]\n[[device]]\npath = \"new\"\n[[device]]"
-            )]),
-            Ok(Vec::new())
-        );
-        // Drives are formatted by another run.
-        assert_eq!(
-            changes(&[("[[device]]", "[format]\nslab_mib = 8\n[[device]]")]),
-            Ok(Vec::new())
-        );
+                "gone = [1]\n[[device]]\npath = \"new\"\n[[device]]",
+            ),
+        ] {
+            assert_eq!(changes(&[(old, new)]), Ok(Changes::default()), "{new}");
+        }
         let closed = ("models".to_owned(), Hosts::Only(Vec::new()));
         let open = ("cache".to_owned(), Hosts::Any);
+        let found = changes(&[
+            ("\"any\"", "[]"),
+            ("[\"nqn.2016-06.io.oriel:gpu7\"]", "\"any\""),
+        ]);
+        assert_eq!(found.unwrap().hosts, [closed, open]);
+        let limits = |new: &str| changes(&[("quota_mib = 64", new)]).unwrap().limits;
+        let of_cache = |key| ("cache".to_owned(), key);
+        assert_eq!(limits("quota_mib = 65"), [of_cache("quota_mib")]);
         assert_eq!(
-            changes(&[
-                ("\"any\"", "[]"),
-                ("[\"nqn.2016-06.io.oriel:gpu7\"]", "\"any\""),
-            ]),
-            Ok(vec![closed, open])
+            limits("verify = true"),
+            [of_cache("quota_mib"), of_cache("verify")]
         );
-        let secret = "quota_mib = 64";
+        let another = "[[realm]]\nname = \"new\"\nid = 3\nhosts = []\n[[realm]]\nname = \"models\"";
+        let found = changes(&[("[[realm]]\nname = \"models\"", another)]).unwrap();
+        assert_eq!((found.new.len(), &*found.new[0].name), (1, "new"));
+        assert_eq!((found.hosts, found.limits), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn what_takes_a_restart_is_named() {
         for (old, new, word) in [
             ("\"n1\"", "\"n2\"", "to change node"),
             ("0011", "0012", "to change store"),
@@ -203,29 +224,18 @@ quota_mib = 64
                 "to change [status]",
             ),
             ("\"cache\"", "\"c\"", "to change name of the realm 'c'"),
-            (secret, "", "to change quota_mib of the realm 'cache'"),
             (
-                secret,
+                "quota_mib = 64",
                 "quota_mib = 64\ncache = \"lru\"",
                 "to change cache of the realm 'cache'",
             ),
-            (
-                secret,
-                "quota_mib = 64\nverify = true",
-                "to change verify of the realm 'cache'",
-            ),
-            ("id = 2", "id = 3", "to add the realm 'cache'"),
         ] {
             // Nothing is changed, then, also not what could be.
             let said = changes(&[("\"any\"", "[]"), (old, new)]).unwrap_err();
             assert!(said.contains(&format!("restart orield {word}")), "{said}");
         }
         let said = changes(&[("4420", "4421"), ("id = 2", "id = 3")]).unwrap_err();
-        for word in [
-            "[[listener]]",
-            "add the realm 'cache'",
-            "the realm 'cache' is missing",
-        ] {
+        for word in ["[[listener]]", "the realm 'cache' is missing"] {
             assert!(said.contains(word), "{said}");
         }
     }

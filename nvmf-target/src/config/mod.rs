@@ -43,7 +43,7 @@ use oriel_spdk::nvmf::{Address, has_dh_chap};
 use oriel_spdk::{CoreSet, PciAddress, SPDK_RELEASE};
 
 use crate::Realm;
-pub use change::Fixed;
+pub use change::{Changes, Fixed};
 use text::{Text, Wrong, effective};
 
 /// Blocks in a MiB.

@@ -10,9 +10,9 @@ use oriel_engine::store::Departed;
 use super::devices::{Devices, DevicesError, Plan, Tools};
 use super::notify::Listener;
 use super::reload::{Desk, Request};
-use crate::config::Config;
+use crate::config::{Changes, Config};
 use crate::observe::Record;
-use crate::{Hosts, HostsError, Node};
+use crate::{Hosts, HostsError, Node, Realm, StartError};
 
 /// What a change has done.
 #[derive(Default)]
@@ -30,6 +30,13 @@ pub(super) enum ChangeError {
     Hosts(#[from] HostsError),
     #[error(transparent)]
     Devices(#[from] DevicesError),
+    #[error("the realm '{realm}' cannot be added: {source}")]
+    Realm {
+        realm: String,
+        source: Box<StartError>,
+    },
+    #[error(transparent)]
+    Store(Box<oriel_engine::store::ChangeError>),
     /// Something cannot be undone that was done before.
     #[error("{source}; before that, {}, which stays so", done.join("; "))]
     Partly {
@@ -72,10 +79,10 @@ impl Changing<'_> {
                 Next::Asked(request) => {
                     let Request {
                         config,
-                        hosts,
+                        changes,
                         reply,
                     } = *request;
-                    let changed = Box::pin(self.change(&config, &hosts)).await;
+                    let changed = Box::pin(self.change(&config, &changes)).await;
                     // Nobody waits for it any more where the program ends.
                     let _ = reply.try_send(changed);
                 }
@@ -95,14 +102,11 @@ impl Changing<'_> {
     }
 
     /// All of it, or nothing where that can be: what is refused is found before anything is done, as far as it can be known.
-    async fn change(
-        &mut self,
-        config: &Config,
-        hosts: &[(String, Hosts)],
-    ) -> Result<Outcome, ChangeError> {
+    async fn change(&mut self, config: &Config, changes: &Changes) -> Result<Outcome, ChangeError> {
         let mut plan = self.devices.plan(self.tools, config).await?;
         let mut outcome = Outcome::default();
-        let changed = self.carry_out(&mut plan, hosts, &mut outcome).await;
+        let changed = self.carry_out(config, changes, &mut plan, &mut outcome);
+        let changed = Box::pin(changed).await;
         self.devices.drop_plan(self.tools, plan).await;
         let Outcome { done, .. } = &mut outcome;
         match changed {
@@ -117,8 +121,9 @@ impl Changing<'_> {
 
     async fn carry_out(
         &mut self,
+        config: &Config,
+        changes: &Changes,
         plan: &mut Plan,
-        hosts: &[(String, Hosts)],
         Outcome { done, notes }: &mut Outcome,
     ) -> Result<(), ChangeError> {
         notes.append(&mut plan.notes);
@@ -128,12 +133,61 @@ impl Changing<'_> {
             self.devices.forget(self.tools, plan, done).await?;
         }
         self.devices.add(self.tools, plan, done).await?;
+        // Some may have been added by a change that stopped half-way.
+        let is_there = |realm: &&Realm| self.node.has_realm(&realm.name);
+        let (there, new): (Vec<&Realm>, Vec<&Realm>) = changes.new.iter().partition(is_there);
+        let there = there.into_iter();
+        let there = there.map(|realm| (realm.name.clone(), realm.hosts.clone()));
+        let hosts: Vec<(String, Hosts)> = changes.hosts.iter().cloned().chain(there).collect();
         if !hosts.is_empty() {
             let subsystems = self.tools.subsystems;
-            notes.extend(self.node.change_hosts(subsystems, hosts).await?);
+            notes.extend(self.node.change_hosts(subsystems, &hosts).await?);
         }
+        self.add_realms(&new, done).await?;
+        if !changes.limits.is_empty() || !changes.new.is_empty() {
+            self.set_realms(config.realms.iter()).await?;
+            let said = |(realm, key): &(String, _)| format!("other {key} of the realm '{realm}'");
+            done.extend(changes.limits.iter().map(said));
+        }
+        self.record.serves(config.realms.clone());
         self.devices.forget(self.tools, plan, done).await?;
         self.devices.drain(self.tools, plan, done).await?;
         Ok(())
+    }
+
+    /// Has the store know new realms, and serves them.
+    async fn add_realms(
+        &mut self,
+        new: &[&Realm],
+        done: &mut Vec<String>,
+    ) -> Result<(), ChangeError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.set_realms(new.iter().copied()).await?;
+        for realm in new {
+            let name = &realm.name;
+            let added = self.node.add_realm(self.tools.subsystems, realm).await;
+            added.map_err(|source| ChangeError::Realm {
+                realm: name.clone(),
+                source: Box::new(source),
+            })?;
+            tracing::info!(realm = name, "a realm is added");
+            done.push(format!("the realm '{name}' is added"));
+        }
+        Ok(())
+    }
+
+    /// Has the store take these options for realms; those of all others stay.
+    async fn set_realms(&self, wanted: impl Iterator<Item = &Realm>) -> Result<(), ChangeError> {
+        let mut all = self.tools.store.realms().to_vec();
+        for Realm { options, .. } in wanted {
+            match all.iter_mut().find(|known| known.id == options.id) {
+                Some(known) => *known = *options,
+                None => all.push(*options),
+            }
+        }
+        let set = self.tools.store.set_realms(&all).await;
+        set.map_err(|source| ChangeError::Store(Box::new(source)))
     }
 }

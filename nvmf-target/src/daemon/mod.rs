@@ -103,6 +103,7 @@ pub fn run(
     };
     // Before there are reactors, so that its threads are not held to a core of theirs.
     let record = Arc::new(Record::default());
+    record.serves(config.realms.clone());
     let endpoint = endpoint(&config, &record)?;
     let reloads = Reloads::start(&file, &config, Arc::clone(&record));
     let reloads = reloads.map_err(DaemonError::Signal)?;
@@ -125,7 +126,6 @@ fn endpoint(config: &Config, record: &Arc<Record>) -> Result<Option<Endpoint>, D
     let identity = Identity {
         node: config.node.clone(),
         store: config.store,
-        realms: config.realms.clone(),
         started: Instant::now(),
         record: Arc::clone(record),
     };

@@ -1,7 +1,7 @@
 //! SIGHUP: the configuration is read again, and what can change while the node runs is changed.
 //!
 //! ```text
-//!   SIGHUP ──► thread: reads, checks, compares ──► the main core: Desk ──► Changing: drives, hosts
+//!   SIGHUP ──► thread: reads, checks, compares ──► the main core: Desk ──► Changing: drives, realms, hosts
 //!              (no core of the node's waits for a file)                       │
 //!              log, systemd, Record ◄─────────────────────────────────────────┘
 //! ```
@@ -27,8 +27,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::change::{ChangeError, Outcome};
 use super::notify::Listener;
-use crate::Hosts;
-use crate::config::{Config, ConfigError, Fixed};
+use crate::config::{Changes, Config, ConfigError, Fixed};
 use crate::observe::{Record, Reloaded};
 
 /// Of a status, before it is cut.
@@ -56,8 +55,8 @@ fn one_line(fixed: &[Fixed]) -> String {
 pub(super) struct Request {
     /// What it is to be.
     pub(super) config: Config,
-    /// Realms whose hosts are others now.
-    pub(super) hosts: Vec<(String, Hosts)>,
+    /// What of its realms is otherwise.
+    pub(super) changes: Changes,
     /// One of its places is free.
     pub(super) reply: SyncSender<Result<Outcome, ChangeError>>,
 }
@@ -303,13 +302,14 @@ fn reload(
         file: file.to_owned(),
         fixed,
     };
-    let hosts = current.changes_to(&new).map_err(fixed)?;
-    let realms: Vec<String> = hosts.iter().map(|(realm, _)| realm.clone()).collect();
+    let changes = current.changes_to(&new).map_err(fixed)?;
+    let realms = changes.hosts.iter().map(|(realm, _)| realm.clone());
+    let realms: Vec<String> = realms.collect();
     let (reply, answer) = sync_channel(1);
     let main = reactors.cores()[0];
     let request = Request {
         config: new.clone(),
-        hosts,
+        changes,
         reply,
     };
     let laid = reactors.spawn(main, "lay a reload down", move || async {

@@ -99,7 +99,7 @@ impl Keys {
     }
 
     /// Has SPDK forget those that none of these hosts has.
-    async fn keep(&mut self, subsystems: &Subsystems, hosts: &[&Hosts]) {
+    pub(super) async fn keep(&mut self, subsystems: &Subsystems, hosts: &[&Hosts]) {
         let is_used = |path: &PathBuf| hosts.iter().any(|of| of.key_files().any(|key| key == path));
         let unused: Vec<PathBuf> = self
             .names

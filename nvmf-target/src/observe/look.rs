@@ -10,14 +10,12 @@ use oriel_engine::store::{NodeMetrics, NodeStat, NodeStore, SpdkDrive, StoreId};
 use oriel_spdk::nvmf::PollGroupStat;
 
 use super::Record;
-use crate::Realm;
 use crate::node::served_here;
 
 /// What does not change while a node runs.
 pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) store: StoreId,
-    pub(crate) realms: Vec<Realm>,
     pub(crate) started: Instant,
     /// The one part that does change.
     pub(crate) record: Arc<Record>,

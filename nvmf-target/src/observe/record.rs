@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::lock;
+use crate::Realm;
 
 /// One time that it was.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ const GIVEN_BACK_MAX: usize = 64;
 pub(crate) struct Record {
     reloads: Mutex<Reloads>,
     given_back: Mutex<Vec<String>>,
+    realms: Mutex<Vec<Realm>>,
 }
 
 impl Record {
@@ -48,6 +50,15 @@ impl Record {
             false => reloads.refused += 1,
         }
         reloads.last = Some(reloaded);
+    }
+
+    /// These are its realms from now on.
+    pub(crate) fn serves(&self, realms: Vec<Realm>) {
+        *lock(&self.realms) = realms;
+    }
+
+    pub(super) fn realms(&self) -> Vec<Realm> {
+        lock(&self.realms).clone()
     }
 
     /// A drive has left the store, and its device can be taken out.

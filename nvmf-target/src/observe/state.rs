@@ -107,7 +107,8 @@ fn state_of(drive: &DriveStat) -> &'static str {
 
 pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Option<String>) {
     let counted = look.metrics.realms();
-    let realms = identity.realms.iter().map(|realm| {
+    let served = identity.record.realms();
+    let realms = served.iter().map(|realm| {
         let id = realm.options.id;
         let of = counted.iter().find(|of| of.id == Some(id));
         RealmState {

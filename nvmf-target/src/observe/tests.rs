@@ -7,7 +7,6 @@ fn endpoint(bounds: Bounds) -> Endpoint {
     let identity = Identity {
         node: "n1".into(),
         store: StoreId([7; 16]),
-        realms: Vec::new(),
         started: Instant::now(),
         record: Arc::default(),
     };

@@ -257,6 +257,13 @@ impl Client {
         assert_eq!(put.unwrap(), Put::Created);
     }
 
+    /// Whether there is room for it.
+    pub(crate) fn try_put(&self, name: u8) -> bool {
+        let bytes = vec![name; BLOB_BYTES];
+        let put = block_on(self.blobs.put(Key::new([name; 32]), KeyKind::Name, bytes));
+        put.is_ok()
+    }
+
     pub(crate) fn delete(&self, name: u8) {
         let deleted = block_on(self.blobs.delete(&Key::new([name; 32])));
         assert!(deleted.unwrap(), "{name} was there");
