@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "tests of hosts use more of it")]
 mod program;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,13 +41,12 @@ fn text(port: u16, devices: &[&str]) -> String {
     text.replace("[[device]]\npath = \"drive\"\n", &devices)
 }
 
-/// With two drives, whose numbers are 0 and 1.
-fn two_drives() -> Program {
+/// With drives whose numbers are 0, 1 and so on.
+fn with_drives(names: &[&str]) -> Program {
     Program::start_from(|directory, port| {
-        blank(directory, "a");
-        blank(directory, "b");
-        // Which has --dev make both a store's.
-        text(port, &["a", "b"])
+        // Which has --dev make all of them a store's.
+        names.iter().for_each(|name| blank(directory, name));
+        text(port, names)
     })
 }
 
@@ -186,7 +186,7 @@ fn a_node_that_is_killed_while_it_empties_a_drive_goes_on_with_it() {
     if is_skipped() {
         return;
     }
-    let node = two_drives();
+    let node = with_drives(&["a", "b"]);
     let port = node.port();
     let client = node.connect("models", "writer").unwrap();
     put_all(&client);
@@ -222,45 +222,66 @@ fn a_node_that_is_killed_while_it_empties_a_drive_goes_on_with_it() {
     node.end();
 }
 
-/// A drive that does not come back is given up, by a reload or a start, and another takes its place.
+/// A drive that does not come back is given up, by a reload or a start, and another takes its place; one that comes back
+/// is taken back.
 #[test]
 fn a_drive_that_is_lost_is_given_up() {
     if is_skipped() {
         return;
     }
-    let node = two_drives();
+    let node = with_drives(&["a", "b", "c"]);
     let port = node.port();
     let client = node.connect("models", "writer").unwrap();
     put_all(&client);
     drop(client);
-    let node = node.again(Signal::TERM, |folder| {
-        std::fs::remove_file(folder.join("b")).unwrap();
-        std::fs::write(folder.join("orield.toml"), text(port, &["a"])).unwrap();
-    });
     let states = |node: &Program| -> Vec<Value> {
-        drives(node)
-            .iter()
-            .map(|drive| drive["state"].clone())
-            .collect()
+        let drives = drives(node);
+        drives.iter().map(|drive| drive["state"].clone()).collect()
     };
+    let hide = |folder: &Path| std::fs::rename(folder.join("b"), folder.join("hidden")).unwrap();
+
+    // It is missing, and comes back.
+    let node = node.again(Signal::TERM, hide);
     assert_eq!(states(&node)[1], "lost");
+    let said = node.reload();
+    assert!(said.contains("b is missing still: "), "{said}");
+    std::fs::rename(node.folder().join("hidden"), node.folder().join("b")).unwrap();
+    let said = node.reload();
+    assert!(said.contains("b is added as drive 1"), "{said}");
+    until(&node, is_settled);
+    let client = node.connect("models", "reader").unwrap();
+    all_are_there(&client);
+    drop(client);
+
+    // Another one is in its place, which has another number, and the same path.
+    let node = node.again(Signal::TERM, |folder| {
+        hide(folder);
+        blank(folder, "b");
+    });
+    let all = drives(&node);
+    assert_eq!(
+        (&all[1]["state"], &all[3]["number"]),
+        (&"lost".into(), &3.into())
+    );
+    let lost = |figures: &str| {
+        let lines = figures.lines();
+        let lines = lines.filter(|line| line.starts_with("oriel_store_drive_lost{"));
+        let names: BTreeSet<_> = lines.map(|line| line.split(' ').next()).collect();
+        names.len()
+    };
+    assert_eq!(lost(&node.get("/metrics")), 4);
     let with = |gone: &str, devices: &[&str]| {
         let text = text(port, devices);
         text.replacen("[format]", &format!("gone = {gone}\n[format]"), 1)
     };
-    let said = node.change(&with("[0, 1]", &["a"]));
+    let said = node.change(&with("[0, 1]", &["a", "b", "c"]));
     assert!(
         said.contains("drive 0 works, and is said to be gone"),
         "{said}"
     );
-    blank(node.folder(), "c");
-    let said = node.change(&with("[1]", &["a", "c"]));
-    assert!(
-        said.contains("drive 1 is given up") && said.contains("c is added as drive 2"),
-        "{said}"
-    );
-    let all = until(&node, |drives| drives.len() == 2 && is_settled(drives));
-    assert_eq!(all[1]["number"], 2, "{all:?}");
+    let said = node.change(&with("[1]", &["a", "b", "c"]));
+    assert!(said.ends_with("; drive 1 is given up"), "{said}");
+    until(&node, |drives| drives.len() == 3 && is_settled(drives));
     let client = node.connect("models", "writer").unwrap();
     // What was on the drive can be put again.
     for name in BLOBS {
@@ -271,10 +292,11 @@ fn a_drive_that_is_lost_is_given_up() {
     all_are_there(&client);
     drop(client);
 
-    // The same by a start.
+    // By a start, of more than half of them at once.
     let node = node.again(Signal::KILL, |folder| {
+        std::fs::remove_file(folder.join("b")).unwrap();
         std::fs::remove_file(folder.join("c")).unwrap();
-        std::fs::write(folder.join("orield.toml"), with("[1, 2]", &["a"])).unwrap();
+        std::fs::write(folder.join("orield.toml"), with("[1, 2, 3]", &["a"])).unwrap();
     });
     assert_eq!(states(&node), ["serving"]);
     let client = node.connect("models", "writer").unwrap();

@@ -31,7 +31,7 @@ async fn all(
         let _ = writeln!(out, "{line}");
     };
     let mut reports = Vec::new();
-    let (_, parts) = Devices::make(subsystems, config).await?;
+    let (_, parts) = Devices::make(subsystems, config, false).await?;
     let mut is_any = false;
     for part in &parts {
         let Some(report) = one(part, config).await? else {

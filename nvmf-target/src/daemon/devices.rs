@@ -49,6 +49,11 @@ pub(super) enum DevicesError {
         "the device {device} is being emptied, which does not stop: leave drain = true until it is empty, and add it again then"
     )]
     Emptied { device: Device },
+    /// One that is on its way out.
+    #[error(
+        "the device {device} is being given back: reload once more when the log says that it is"
+    )]
+    GivingBack { device: Device },
     /// A lost one cannot be emptied.
     #[error(
         "the device {device} has drive {number}, which is lost, so nothing can be moved off it: restart orield when it works again, or give it up with its blobs by gone = [{number}]"
@@ -93,6 +98,8 @@ type Coming = (Part, Option<Seat<SpdkDrive>>);
 /// The devices that SPDK knows for the node.
 pub(super) struct Devices {
     used: Vec<Made>,
+    /// Those that were not to be found at the start.
+    missing: BTreeSet<Device>,
     /// Devices that were ever made, for names.
     made: usize,
     /// Drives that were ever seated, for cores.
@@ -113,22 +120,36 @@ pub(super) struct Plan {
 }
 
 impl Devices {
-    /// Has SPDK know the configured devices, and gives what is to be drives.
+    /// Has SPDK know the configured devices, and gives what is to be drives. Where a store may do without one that is not
+    /// to be found, it does, as long as another is there.
     pub(super) async fn make(
         subsystems: &Subsystems,
         config: &Config,
+        may_miss: bool,
     ) -> Result<(Self, Vec<Part>), DaemonError> {
         let mut devices = Self {
             used: Vec::new(),
+            missing: BTreeSet::new(),
             made: 0,
             seated: 0,
             has_pci: (config.devices.iter()).any(|device| matches!(device, Device::Pci(_))),
             format: config.format,
             blobs_max: config.blobs_max,
         };
+        let mut first = None;
         for device in &config.devices {
-            let made = devices.make_one(subsystems, device).await?;
-            devices.used.push(made);
+            match devices.make_one(subsystems, device).await {
+                Ok(made) => devices.used.push(made),
+                Err(error) if may_miss && error.is_missing() => {
+                    tracing::error!(%device, %error, "a device is missing: the node serves without it");
+                    devices.missing.insert(device.clone());
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (true, Some(error)) = (devices.used.is_empty(), first) {
+            return Err(error);
         }
         let parts = devices.used.iter().flat_map(|made| &made.parts);
         let parts = parts.cloned().collect();
@@ -249,7 +270,7 @@ impl Devices {
             }
             let drives = tools.store.stat().await.drives;
             for name in names {
-                if !(drives.iter()).any(|drive| drive.drive.name == name) {
+                if !(drives.iter()).any(|drive| drive.drive.name == name && drive.loss.is_none()) {
                     self.part_with(tools.subsystems, &name).await;
                 }
             }
@@ -283,6 +304,12 @@ impl Devices {
         for device in &new {
             match self.look_at(tools, device).await {
                 Ok(coming) => plan.new.push(coming),
+                Err(DevicesError::Device(error))
+                    if self.missing.contains(device) && error.is_missing() =>
+                {
+                    plan.notes
+                        .push(format!("the device {device} is missing still: {error}"));
+                }
                 Err(error) => {
                     self.drop_plan(tools, plan).await;
                     return Err(error);
@@ -335,12 +362,20 @@ impl Devices {
     ) -> Result<(), DevicesError> {
         for made in &self.used {
             let device = &made.device;
-            let is_of = |drive: &&DriveStat| {
+            let has_name = |drive: &DriveStat| {
                 let mut parts = made.parts.iter();
                 parts.any(|part| part.name == drive.drive.name)
             };
+            // A lost one may have had the path of one that is here.
+            let is_here = |drive: &DriveStat| has_name(drive) && drive.loss.is_none();
+            let has_one = drives.iter().any(is_here);
+            let is_of = |drive: &&DriveStat| has_name(drive) && (is_here(drive) || !has_one);
             let is_wanted = config.devices.contains(device);
             let drains = config.drains.contains(device);
+            if is_wanted && !drains && !drives.iter().any(|drive| is_of(&drive)) {
+                let device = device.clone();
+                return Err(DevicesError::GivingBack { device });
+            }
             for drive in drives.iter().filter(is_of) {
                 let Some(number) = drive.drive.number else {
                     continue;
@@ -422,6 +457,7 @@ impl Devices {
             let added = self.add_parts(tools, coming).await;
             match added {
                 Ok(numbers) => {
+                    self.missing.remove(&device);
                     self.used.push(made);
                     let numbers: Vec<String> = numbers.iter().map(|of| of.to_string()).collect();
                     done.push(format!("{device} is added as drive {}", numbers.join(", ")));
@@ -430,7 +466,7 @@ impl Devices {
                     let drives = tools.store.stat().await.drives;
                     let is_there = |part: &Part| {
                         let mut drives = drives.iter();
-                        drives.any(|drive| drive.drive.name == part.name)
+                        drives.any(|drive| drive.drive.name == part.name && drive.loss.is_none())
                     };
                     match made.parts.iter().any(is_there) {
                         true => self.used.push(made),

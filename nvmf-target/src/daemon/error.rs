@@ -141,3 +141,16 @@ pub enum DaemonError {
     #[error(transparent)]
     Stop(#[from] StopError),
 }
+
+impl DaemonError {
+    /// Whether a device is not there, or does not answer, rather than being another one than it should be.
+    pub(super) fn is_missing(&self) -> bool {
+        match self {
+            Self::Create(CreateError::Open { source, .. }) => {
+                source.kind() != std::io::ErrorKind::PermissionDenied
+            }
+            Self::Create(CreateError::NoPciDevice { .. } | CreateError::NvmeFailed { .. }) => true,
+            _ => false,
+        }
+    }
+}

@@ -219,7 +219,7 @@ async fn open(
     config: &Config,
     new: New,
 ) -> Result<Opened, DaemonError> {
-    let (mut devices, parts) = Devices::make(subsystems, config).await?;
+    let (mut devices, parts) = Devices::make(subsystems, config, new == New::No).await?;
     if new == New::IfEmpty {
         for part in &parts {
             drives::check_empty(part).await?;

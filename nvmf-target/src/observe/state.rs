@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oriel_engine::store::{BLOCK_BYTES, DriveStat, Loss};
+use oriel_engine::store::{BLOCK_BYTES, DriveLabel, DriveStat, Loss};
 use serde::Serialize;
 
 use super::look::{Identity, Look};
@@ -119,13 +119,13 @@ pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Opti
             quota_bytes: realm.options.quota_blocks.map(bytes),
         }
     });
-    let log_of = |name: &str| {
+    let log_of = |label: &DriveLabel| {
         let mut drives = look.metrics.drives.iter();
-        let drive = drives.find(|drive| *drive.drive.name == *name);
+        let drive = drives.find(|drive| drive.drive == *label);
         drive.and_then(|drive| drive.log.as_ref())
     };
     let drives = look.stat.drives.iter().map(|drive| {
-        let log = log_of(&drive.drive.name);
+        let log = log_of(&drive.drive);
         DriveState {
             name: &drive.drive.name,
             number: drive.drive.number.map(|number| number.0),

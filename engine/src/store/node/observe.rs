@@ -56,7 +56,15 @@ impl NodeMetrics {
     /// Shows all numbers. Those of a realm are those of its part on a drive.
     pub fn samples<'a>(&'a self, show: &mut dyn FnMut(Sample<'a>)) {
         for of in &self.drives {
-            let name = &of.drive.name;
+            // A lost one may have had the path of one that is here.
+            let same = self
+                .drives
+                .iter()
+                .filter(|same| same.drive.name == of.drive.name);
+            let name = match of.log.is_none() && same.count() > 1 {
+                true => &*of.drive.to_string(),
+                false => &*of.drive.name,
+            };
             drive_samples(
                 name,
                 [of.log.is_none(), of.is_draining, of.is_filling],
