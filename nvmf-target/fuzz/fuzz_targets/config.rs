@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use oriel_nvmf_target::config::{Config, ConfigError};
+use oriel_nvmf_target::config::{Changes, Config, ConfigError};
 
 /// Where it is not the configuration's own folder that is put in front of paths.
 const FILE: &str = "orield.toml";
@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
             let again = Config::parse(Path::new(FILE), &printed);
             let again = again.unwrap_or_else(|error| panic!("{error}:\n{printed}"));
             assert_eq!(again, config, "{printed}");
-            assert_eq!(config.changes_to(&again).ok(), Some(Vec::new()));
+            assert_eq!(config.changes_to(&again).ok(), Some(Changes::default()));
         }
         Err(ConfigError::Wrong { line, what, .. }) => {
             let lines = 1 + text.matches('\n').count();
