@@ -14,6 +14,7 @@ use crate::nvme::identify::{self, ControllerData, IDENTIFY_BYTES, NamespaceData}
 use crate::nvme::{Command, Flow};
 use crate::options::Options;
 use crate::pending::{Answer, Pending, block_on, promise};
+use crate::poller::Poller;
 use crate::request::{Submission, Work};
 
 /// What its handles share.
@@ -45,6 +46,8 @@ pub struct Connecting {
     thread: Option<JoinHandle<()>>,
     answer: Answer<Connected>,
     timeout: Duration,
+    /// The controller is its user's.
+    is_handed_on: bool,
 }
 
 impl Connecting {
@@ -61,6 +64,7 @@ impl Future for Connecting {
         self.answer.poll(cx).map(|connected| {
             let connected = connected.expect("the I/O thread says how connecting went");
             let (data, transfer_bytes_max, queues) = connected?;
+            self.is_handed_on = true;
             Ok(Controller(Arc::new(Inner {
                 shared: Arc::clone(&self.shared),
                 thread: Mutex::new(self.thread.take()),
@@ -75,8 +79,8 @@ impl Future for Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        // A thread that is still here was not handed on: nobody wants the connection any more.
-        if self.thread.is_some() {
+        // Nobody wants the connection any more.
+        if !self.is_handed_on {
             self.shared.close();
         }
     }
@@ -85,6 +89,18 @@ impl Drop for Connecting {
 impl Controller {
     /// Begins to connect: all queues, on a thread of its own that does this controller's I/O from then on.
     pub fn connect(options: Options) -> Result<Connecting, ConnectError> {
+        let (mut connecting, mut poller) = Self::connect_polled(options)?;
+        let failed = |error: std::io::Error| ConnectError::Thread {
+            peer: Arc::clone(&connecting.shared.peer),
+            kind: error.kind(),
+        };
+        let thread = std::thread::Builder::new().name("oriel-client".into());
+        connecting.thread = Some(thread.spawn(move || poller.run()).map_err(failed)?);
+        Ok(connecting)
+    }
+
+    /// Begins to connect; the I/O is done by whoever polls the [`Poller`], from connecting on.
+    pub fn connect_polled(options: Options) -> Result<(Connecting, Poller), ConnectError> {
         options.check()?;
         if options.queues == 0 {
             return Err(ConnectError::BadOption {
@@ -106,15 +122,15 @@ impl Controller {
         let shared = Arc::new(shared);
         let timeout = options.command_timeout;
         let (promise, answer) = promise();
-        let driver = Driver::new(Arc::clone(&shared), options);
-        let thread = std::thread::Builder::new().name("oriel-client".into());
-        let thread = thread.spawn(move || driver.run(promise)).map_err(failed)?;
-        Ok(Connecting {
+        let driver = Driver::new(Arc::clone(&shared), options, promise);
+        let connecting = Connecting {
             shared,
-            thread: Some(thread),
+            thread: None,
             answer,
             timeout,
-        })
+            is_handed_on: false,
+        };
+        Ok((connecting, Poller(driver)))
     }
 
     /// Who it is.
@@ -225,7 +241,8 @@ impl Controller {
         self.submit(Work::One(command), Nothing, false, is_idempotent)
     }
 
-    /// Takes no more requests, waits for those under way, shuts the controller down and ends its thread.
+    /// Takes no more requests, waits for those under way, shuts the controller down and ends its thread. One that is polled
+    /// does so in the next turns of its [`Poller`], which are not waited for.
     ///
     /// # Panics
     /// When the thread has panicked.

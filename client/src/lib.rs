@@ -9,6 +9,7 @@
 //! ```
 //!
 //! - [`Controller::connect`] makes the queues; [`Controller::namespace`] gives what is read and written.
+//! - [`Controller::connect_polled`] does the same without a thread: its [`Poller`] does the I/O where it is polled.
 //! - A [`Pending`] is a future for any executor; [`Pending::wait`] waits on a plain thread.
 //! - Memory goes with the request and comes back with its result. Data that are read go from the socket into it and
 //!   nowhere else ([`memory::Memory`]).
@@ -38,10 +39,12 @@ pub mod nvme;
 mod options;
 pub mod pdu;
 mod pending;
+mod poller;
 mod request;
 
 pub use controller::{Connecting, Controller};
 pub use discover::discover;
+pub use driver::Turn;
 pub use error::{CommandError, ConnectError, LinkError, NamespaceError, Peer};
 pub use kernel::{KernelError, KernelNamespace, KernelOptions};
 pub use memory::Memory;
@@ -49,3 +52,4 @@ pub use namespace::{Again, Namespace};
 pub use options::{Options, Reconnect};
 pub use pdu::Digests;
 pub use pending::{Pending, block_on};
+pub use poller::Poller;

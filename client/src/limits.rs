@@ -23,8 +23,12 @@ pub const SLOT_BITS: u32 = 10;
 /// Bytes of one command's data at most, whatever a controller allows. Longer transfers are split.
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 
-/// Bytes that a connection reads ahead while no data is expected that belongs into a caller's memory.
-pub const STAGING_BYTES: usize = 8 << 10;
+/// Bytes that a connection reads ahead while no long data are expected, which belong into a caller's memory.
+pub const STAGING_BYTES: usize = 64 << 10;
+
+/// The mean length of the data that are expected up to which they are read ahead and copied: copying so many takes less
+/// time than one call of the kernel.
+pub const SHORT_DATA_BYTES: u32 = 8 << 10;
 
 /// Parts of PDUs that wait to be sent; more are made when these are on their way.
 pub const CHUNKS_MAX: usize = 64;

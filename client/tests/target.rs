@@ -7,14 +7,16 @@
 
 mod support;
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oriel_client::blob::{BlobError, Blobs};
 use oriel_client::nvme::Status;
 use oriel_client::nvme::discovery::Transport;
 use oriel_client::{
-    Again, CommandError, ConnectError, Controller, Digests, Namespace, Options, Reconnect,
-    block_on, discover,
+    Again, CommandError, ConnectError, Controller, Digests, Namespace, Options, Poller, Reconnect,
+    Turn, block_on, discover,
 };
 use oriel_protocol::{Arguments, Key, Length};
 use oriel_spdk::SPDK_RELEASE;
@@ -433,6 +435,71 @@ fn a_target_that_is_killed_and_comes_back_is_found_again() {
     }
     controller.close();
     target.end();
+}
+
+/// All on one thread, which does something else while it waits, and finds the target again when it was killed.
+#[test]
+fn a_controller_without_a_thread_goes_on_as_it_is_polled() {
+    let _turn = turn();
+    let mut target = TargetProcess::start(Setup::default());
+    let (connecting, mut poller) = Controller::connect_polled(Options {
+        reconnect: Some(Reconnect::default()),
+        ..target.options(Digests::NONE)
+    })
+    .unwrap();
+    let controller = polled(&mut poller, connecting).unwrap();
+    // Threads of other tests end sooner or later.
+    let until = Instant::now() + Duration::from_secs(60);
+    while has_thread("oriel-client") {
+        assert!(Instant::now() < until, "whoever polls does the I/O");
+    }
+    let namespace = polled(&mut poller, controller.namespace(1)).unwrap();
+    for round in 0..2 {
+        let reads: Vec<_> = (0..100).map(|_| namespace.read(0, vec![0; 4096])).collect();
+        let (data, result) = polled(&mut poller, namespace.write(5, pattern(round, 1 << 20)));
+        result.unwrap();
+        if round == 1 {
+            target = target.kill_and_start_again();
+            polled(&mut poller, namespace.write(5, data.clone())).1.ok();
+            // The drive was in memory.
+            polled(&mut poller, namespace.write(5, data.clone()))
+                .1
+                .unwrap();
+        }
+        let (read, result) = polled(&mut poller, namespace.read(5, vec![0; 1 << 20]));
+        result.unwrap();
+        assert!(read == data, "{round}");
+        for read in reads {
+            polled(&mut poller, read).1.unwrap();
+        }
+    }
+    // One that nobody polls any more fails what is under way.
+    let pending = namespace.read(0, vec![0; 4096]);
+    drop(poller);
+    let error = pending.wait().1.unwrap_err();
+    assert!(matches!(error, CommandError::Closed { .. }), "{error}");
+    target.end();
+}
+
+fn has_thread(name: &str) -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+    names.flatten().any(|found| found.trim() == name)
+}
+
+fn polled<F: Future>(poller: &mut Poller, future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        match poller.poll() {
+            Turn::Busy => {}
+            Turn::Idle => poller.park(Duration::from_millis(20)),
+            Turn::Over => panic!("the controller was not closed"),
+        }
+    }
 }
 
 #[test]

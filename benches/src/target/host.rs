@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use oriel_client::blob::{Blobs, Put};
-use oriel_client::{Controller, Namespace, Options};
+use oriel_client::{Controller, Namespace, Options, Poller, Turn};
 use oriel_engine::reactor::spawn_local;
 use oriel_protocol::{Command, Key, KeyKind, LOCATION_BYTES};
 use oriel_spdk::DmaBuf;
@@ -40,7 +40,7 @@ pub(super) fn run(core: u32) -> Result<(), TargetError> {
         .map_err(TargetError::Program)?;
     let plan: Plan = serde_json::from_str(&text).map_err(|_| TargetError::Nonsense(text))?;
     let speed = match plan.initiator {
-        Initiator::Rust => without_spdk(core, plan),
+        Initiator::Rust | Initiator::Threaded => without_spdk(core, plan),
         Initiator::Spdk => with_spdk(core, plan),
         Initiator::Python => Err(failed("Python's client is a program of its own")),
     };
@@ -102,10 +102,10 @@ fn numbers(plan: &Plan, worker: u32) -> Numbers {
 
 // ---- Ours ---------------------------------------------------------------------------------------
 
+/// All of it shares the core, as SPDK's one thread has it to itself.
 fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
     let mut cpus = CpuSet::new();
     cpus.set(core as usize);
-    // All of its threads share the core, as SPDK's one thread has it to itself.
     sched_setaffinity(None, &cpus).map_err(failed)?;
     let options = Options {
         keep_alive: None,
@@ -116,8 +116,15 @@ fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
         .build()
         .map_err(failed)?;
     let work = async {
-        let controller = Controller::connect(options).map_err(failed)?.await;
-        let controller = controller.map_err(failed)?;
+        let connecting = match plan.initiator {
+            Initiator::Threaded => Controller::connect(options).map_err(failed)?,
+            _ => {
+                let (connecting, poller) = Controller::connect_polled(options).map_err(failed)?;
+                tokio::task::spawn_local(poll(poller));
+                connecting
+            }
+        };
+        let controller = connecting.await.map_err(failed)?;
         let namespace = controller.namespace(1).await.map_err(failed)?;
         let counts = Counts::new(&plan)?;
         let plan = Rc::new(plan);
@@ -142,6 +149,28 @@ fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
     LocalSet::new().block_on(&runtime, work)
 }
 
+/// Polls without a pause, as SPDK does.
+async fn poll(mut poller: Poller) {
+    while poller.poll() != Turn::Over {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Does one thing with the same memory again and again, until time is up.
+async fn again(
+    counts: &Counts,
+    mut memory: Vec<u8>,
+    mut one: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, TargetError>,
+) -> Result<(), TargetError> {
+    loop {
+        let from = Instant::now();
+        memory = one(memory).await?;
+        if !counts.count(from) {
+            return Ok(());
+        }
+    }
+}
+
 async fn read(
     plan: &Plan,
     counts: &Counts,
@@ -149,17 +178,14 @@ async fn read(
     namespace: &Namespace,
 ) -> Result<(), TargetError> {
     let mut numbers = numbers(plan, worker);
-    let mut memory = vec![0; plan.bytes as usize];
-    loop {
+    let memory = vec![0; plan.bytes as usize];
+    again(counts, memory, async |memory| {
         let place = plan.places[numbers.below(plan.places.len() as u64) as usize];
-        let from = Instant::now();
-        let result;
-        (memory, result) = namespace.read(place, memory).await;
+        let (memory, result) = namespace.read(place, memory).await;
         result.map_err(failed)?;
-        if !counts.count(from) {
-            return Ok(());
-        }
-    }
+        Ok(memory)
+    })
+    .await
 }
 
 async fn locate(
@@ -169,23 +195,17 @@ async fn locate(
     namespace: &Namespace,
 ) -> Result<(), TargetError> {
     let mut numbers = numbers(plan, worker);
-    let mut memory = vec![0; LOCATION_BYTES];
-    loop {
+    again(counts, vec![0; LOCATION_BYTES], async |memory| {
         let number = numbers.below(plan.places.len() as u64);
         let command = Command::Locate {
             key: Key::new(key(plan.bytes, number)),
         };
-        let from = Instant::now();
-        let result;
-        (memory, result) = namespace.vendor(&command, memory).await;
+        let (memory, result) = namespace.vendor(&command, memory).await;
         result.map_err(failed)?;
-        if memory[0] != 1 {
-            return Err(TargetError::Side(format!("blob {number} is not there")));
-        }
-        if !counts.count(from) {
-            return Ok(());
-        }
-    }
+        is_there(number, memory[0] == 1)?;
+        Ok(memory)
+    })
+    .await
 }
 
 async fn get(
@@ -196,20 +216,20 @@ async fn get(
 ) -> Result<(), TargetError> {
     let blobs = Blobs::open(namespace.clone()).await.map_err(failed)?;
     let mut numbers = numbers(plan, worker);
-    let mut memory = vec![0; plan.bytes as usize];
-    loop {
+    let memory = vec![0; plan.bytes as usize];
+    again(counts, memory, async |memory| {
         let number = numbers.below(plan.places.len() as u64);
         let key = Key::new(key(plan.bytes, number));
-        let from = Instant::now();
-        let result;
-        (memory, result) = blobs.get_into(&key, 0, memory).await;
-        if result.map_err(failed)? != Some(plan.bytes) {
-            return Err(TargetError::Side(format!("blob {number} is not there")));
-        }
-        if !counts.count(from) {
-            return Ok(());
-        }
-    }
+        let (memory, result) = blobs.get_into(&key, 0, memory).await;
+        is_there(number, result.map_err(failed)? == Some(plan.bytes))?;
+        Ok(memory)
+    })
+    .await
+}
+
+fn is_there(number: u64, is_there: bool) -> Result<(), TargetError> {
+    let missing = || TargetError::Side(format!("blob {number} is not there"));
+    is_there.then_some(()).ok_or_else(missing)
 }
 
 async fn put(

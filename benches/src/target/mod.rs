@@ -4,7 +4,7 @@
 //!   core A, two programs, one of them stopped        core B, one program at a time
 //!   SPDK's target ── memory drive  "raw"    ◄── TCP ── SPDK's initiator   reads at random
 //!                 ── thick lvol    "lvol"   ◄────┤
-//!                 ── null drive    "null"        └──── ours, without SPDK
+//!                 ── null drive    "null"        └──── ours, without SPDK, polled or with a thread of its own
 //!   a node        ── a realm on a store  "oriel"
 //! ```
 //!

@@ -46,8 +46,10 @@ impl Side {
 pub(super) enum Initiator {
     /// SPDK's, by its module for NVMe drives.
     Spdk,
-    /// Ours, without SPDK.
+    /// Ours, without SPDK, polled as SPDK's is.
     Rust,
+    /// Ours with a thread of its own, which sleeps when there is nothing to do.
+    Threaded,
     /// The client of the Python package.
     Python,
 }
@@ -57,6 +59,7 @@ impl Initiator {
         match self {
             Self::Spdk => "SPDK",
             Self::Rust => "ours",
+            Self::Threaded => "thread",
             Self::Python => "Python",
         }
     }

@@ -40,6 +40,8 @@ pub(super) fn sides(kind: Kind, is_there: impl Fn(Side) -> bool) -> Vec<(Side, I
             (Side::Oriel, Initiator::Spdk),
             (Side::Raw, Initiator::Rust),
             (Side::Oriel, Initiator::Rust),
+            (Side::Raw, Initiator::Threaded),
+            (Side::Oriel, Initiator::Threaded),
         ],
         Kind::Locate => vec![
             (Side::Null, Initiator::Rust),

@@ -10,8 +10,8 @@
 //!
 //! - A command is in a slot from `submit` until it comes out of `next_done`. The slot's number and a count of its uses
 //!   make the command's identifier, so that a late or repeated answer is not taken for that of the slot's next command.
-//! - Data go from the socket into the caller's memory and nowhere else: while any are expected, no more than the next
-//!   header is read besides them.
+//! - Long data go from the socket into the caller's memory and nowhere else: while they are expected, no more than the next
+//!   header is read besides them. Short ones (by the mean of what is expected) are read many at a time, and copied.
 //! - A command whose bytes are still being sent when its answer comes is done when they are sent: the memory is in use.
 //! - Whatever is wrong is an error that ends the connection; every command then comes out of `abandon`. Only a wrong digest
 //!   of data fails the command alone.
@@ -132,6 +132,8 @@ pub struct Connection {
     free: Vec<u16>,
     /// Commands whose data are to come.
     data_expected: u32,
+    /// All of the data of these.
+    bytes_expected: u64,
     receiver: Receiver,
     transmitter: Transmitter,
     done: VecDeque<Done>,
@@ -165,6 +167,7 @@ impl Connection {
             slots: (0..options.commands).map(|_| Slot::default()).collect(),
             free: (0..options.commands).rev().collect(),
             data_expected: 0,
+            bytes_expected: 0,
             receiver: Receiver::default(),
             transmitter,
             done: VecDeque::with_capacity(usize::from(options.commands)),
@@ -213,7 +216,10 @@ impl Connection {
             command.flow()
         };
         let has_all_data = flow != Flow::In;
-        self.data_expected += u32::from(!has_all_data);
+        if !has_all_data {
+            self.data_expected += 1;
+            self.bytes_expected += u64::from(bytes);
+        }
         let place = &mut self.slots[usize::from(slot)];
         let in_capsule = flow == Flow::Out && bytes <= self.options.in_capsule_bytes;
         place.uses = place.uses.wrapping_add(1);
@@ -255,6 +261,7 @@ impl Connection {
         self.transmitter = Transmitter::default();
         self.free = (0..self.options.commands).rev().collect();
         self.data_expected = 0;
+        self.bytes_expected = 0;
         all
     }
 
@@ -283,6 +290,7 @@ impl Connection {
         if !busy.has_all_data {
             busy.has_all_data = true;
             self.data_expected -= 1;
+            self.bytes_expected -= u64::from(busy.bytes);
         }
         self.retire(slot);
     }

@@ -8,7 +8,7 @@ use std::io::{self, IoSliceMut};
 
 use super::transmit::Job;
 use super::{Buffers, Connection, ConnectionError, DataDigest, Phase, Token};
-use crate::limits::{READS_PER_TURN, STAGING_BYTES};
+use crate::limits::{READS_PER_TURN, SHORT_DATA_BYTES, STAGING_BYTES};
 use crate::nvme::{Completion, Flow};
 use crate::pdu::{DIGEST_BYTES, HEADER_BYTES, IC_BYTES, IcResp, Incoming, PduError, Term, kind};
 
@@ -35,6 +35,16 @@ struct Data {
     /// No more data comes for the command.
     completes: bool,
     is_success: bool,
+}
+
+/// One call of the kernel.
+struct ReadOnce {
+    /// Bytes that could go into the caller's memory.
+    direct: usize,
+    /// Bytes that there was room for.
+    asked: usize,
+    /// Bytes that came.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +94,7 @@ impl Receiver {
 }
 
 impl Connection {
-    /// Receives what the network has, for a while.
+    /// Receives what the network has, for a while. A read that brings less than it could is taken for all that there is.
     pub fn receive(
         &mut self,
         buffers: &mut dyn Buffers,
@@ -92,7 +102,11 @@ impl Connection {
     ) -> Result<Received, ConnectionError> {
         for _ in 0..READS_PER_TURN {
             self.look_through(buffers)?;
-            let (direct, bytes) = match self.read_once(buffers, read)? {
+            let ReadOnce {
+                direct,
+                asked,
+                bytes,
+            } = match self.read_once(buffers, read)? {
                 Ok(read) => read,
                 Err(io::ErrorKind::WouldBlock) => return Ok(Received::Blocked),
                 Err(io::ErrorKind::Interrupted) => continue,
@@ -106,18 +120,22 @@ impl Connection {
             if placed > 0 {
                 self.placed(buffers, placed as u32)?;
             }
+            // The network had no more: asking once more would only be told so.
+            if bytes < asked {
+                self.look_through(buffers)?;
+                return Ok(Received::Blocked);
+            }
         }
         self.look_through(buffers)?;
         Ok(Received::Enough)
     }
 
-    /// Reads into the caller's memory what belongs there, and the rest into the staging. Gives the bytes that could go
-    /// directly, and those that came.
+    /// Reads into the caller's memory what belongs there, and the rest into the staging.
     fn read_once(
         &mut self,
         buffers: &mut dyn Buffers,
         read: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
-    ) -> Result<Result<(usize, usize), io::ErrorKind>, ConnectionError> {
+    ) -> Result<Result<ReadOnce, io::ErrorKind>, ConnectionError> {
         let ahead = self.read_ahead();
         let receiver = &mut self.receiver;
         receiver
@@ -135,16 +153,27 @@ impl Connection {
             let part = whole.and_then(|whole| whole.get_mut(from..from + data.left as usize));
             let part = part.ok_or(ConnectionError::Memory)?;
             let direct = part.len();
+            let asked = direct + staging.len();
             let result = read(&mut [IoSliceMut::new(part), IoSliceMut::new(staging)]);
-            return Ok(result
-                .map(|bytes| (direct, bytes))
-                .map_err(|error| error.kind()));
+            let once = |bytes| ReadOnce {
+                direct,
+                asked,
+                bytes,
+            };
+            return Ok(result.map(once).map_err(|error| error.kind()));
         }
+        let asked = staging.len();
         let result = read(&mut [IoSliceMut::new(staging)]);
-        Ok(result.map(|bytes| (0, bytes)).map_err(|error| error.kind()))
+        let once = |bytes| ReadOnce {
+            direct: 0,
+            asked,
+            bytes,
+        };
+        Ok(result.map(once).map_err(|error| error.kind()))
     }
 
-    /// Bytes to read into the staging. While data are expected, no more than are sure to be no data.
+    /// Bytes to read into the staging. While long data are expected, no more than are sure to be no data; short ones cost less
+    /// to copy than to ask the kernel for one by one.
     fn read_ahead(&self) -> usize {
         let staged = self.receiver.staged().len();
         let header = HEADER_BYTES + self.digests.header_bytes();
@@ -156,14 +185,19 @@ impl Connection {
                 match others {
                     _ if data.pad_left > 0 => usize::from(data.pad_left),
                     0 => STAGING_BYTES,
+                    _ if self.expects_short_data() => STAGING_BYTES,
                     _ => digest + header,
                 }
             }
-            _ if self.data_expected == 0 => STAGING_BYTES,
+            State::TermData { left, .. } => left as usize,
+            _ if self.data_expected == 0 || self.expects_short_data() => STAGING_BYTES,
             State::Digest(_) => (digest + header).saturating_sub(staged).max(1),
             State::Header => header.saturating_sub(staged).max(1),
-            State::TermData { left, .. } => left as usize,
         }
+    }
+
+    fn expects_short_data(&self) -> bool {
+        self.bytes_expected <= u64::from(self.data_expected) * u64::from(SHORT_DATA_BYTES)
     }
 
     /// Works through the staging until it ends or the next bytes belong elsewhere.
@@ -187,7 +221,7 @@ impl Connection {
                         self.receiver.state = State::Data(data);
                         continue;
                     }
-                    // Only where a header came later than it was waited for, so not with a sane controller.
+                    // Short data, or a header that came later than it was waited for.
                     let bytes = staged.min(data.left as usize);
                     let from = data.at as usize;
                     let whole = buffers.bytes_mut(data.token);
@@ -259,6 +293,7 @@ impl Connection {
         if data.completes && !busy.has_all_data {
             busy.has_all_data = true;
             self.data_expected -= 1;
+            self.bytes_expected -= u64::from(busy.bytes);
         }
         if data.is_success {
             self.end(data.slot, Completion::SUCCESS);
