@@ -10,10 +10,10 @@ use oriel_engine::store::{
 use oriel_protocol::limits::{COMMIT_RECORDS_MAX, PROBE_KEYS_MAX};
 use oriel_protocol::{
     Arguments, Blob, Checksum, Chunk, Command, DecodeError, Epoch, Key, KeyKind, Length,
-    ListRequest, Listed, Located, Location, Page, Position, Stat, Status, StoreId, Vector, Window,
-    decode_commit, decode_keys, decode_put,
+    ListRequest, Listed, Located, Location, Opcode, Page, Position, Stat, Status, StoreId, Vector,
+    Window, decode_commit, decode_keys, decode_put,
 };
-use oriel_spdk::device::Request;
+use oriel_spdk::device::{NvmeCommand, Request};
 
 use crate::device::{Serves, Serving};
 use crate::limits::{IO_BYTES_MAX, RESERVATIONS_MAX};
@@ -43,6 +43,33 @@ pub(crate) async fn serve(serving: Rc<Serving>, mut request: Request) {
         Ok(command) => answer(&serving, &command, &mut request).await,
         Err(refusal) => Err(refusal),
     };
+    end(request, answer);
+}
+
+/// Serves what needs no task: LOCATE of a blob that is found on this core. Anything else comes back.
+pub(crate) fn serve_at_once(serving: &Serving, mut request: Request) -> Option<Request> {
+    let is_locate = |nvme: &NvmeCommand<'_>| nvme.bytes[0] == Opcode::Locate as u8;
+    if !request.nvme().as_ref().is_some_and(is_locate) {
+        return Some(request);
+    }
+    let Serves { store, realm, .. } = &serving.serves;
+    let Ok(Command::Locate { key }) = decode(serving, &mut request) else {
+        return Some(request);
+    };
+    let Some(described) = store.describe_at_once(*realm, &engine_key(&key)) else {
+        return Some(request);
+    };
+    let located = location(described).and_then(|blob| located(&mut request, Some(blob)));
+    end(request, located);
+    None
+}
+
+fn located(request: &mut Request, blob: Option<Location>) -> Answer {
+    let epoch = NO_EPOCH;
+    write(request, &Located { blob, epoch }.encode())
+}
+
+fn end(request: Request, answer: Answer) {
     match answer {
         Ok(dword0) => request.complete_with_dword0(dword0),
         Err(Refusal { status, dword0 }) => request.complete_nvme(dword0, io_error(status)),
@@ -91,22 +118,17 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
         Command::Locate { key } => {
             let described = store.describe(*realm, &engine_key(key)).await;
             let described = described.map_err(|error| refused(&error))?;
-            let blob = described.map(location).transpose()?;
-            let located = Located {
-                blob,
-                epoch: NO_EPOCH,
-            };
-            write(request, &located.encode())
+            located(request, described.map(location).transpose()?)
         }
         Command::Delete { key } => {
-            let deleted = store.delete(*realm, engine_key(key)).await;
+            let deleted = Box::pin(store.delete(*realm, engine_key(key))).await;
             deleted.map(u32::from).map_err(|error| refused(&error))
         }
         Command::Probe { keys } => {
             let keys = decode_keys(*keys, data(request)?);
             let keys = keys.map_err(|error| malformed(serving, &error))?;
             let keys: Vec<store::Key> = keys.map(|key| engine_key(&key)).collect();
-            let there = store.probe(*realm, &keys).await;
+            let there = Box::pin(store.probe(*realm, &keys)).await;
             there
                 .map(|bits| bits as u32)
                 .map_err(|error| refused(&error))
@@ -116,7 +138,7 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
             if of_realm.reservations >= RESERVATIONS_MAX {
                 return Err(Status::Busy.into());
             }
-            let reserved = store.reserve_anywhere(*realm, length.get()).await;
+            let reserved = Box::pin(store.reserve_anywhere(*realm, length.get())).await;
             let reserved = reserved.map_err(|error| refused(&error))?;
             let left = reserved.deadline.since(serves.clock.now());
             let window = Window {
@@ -126,15 +148,15 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
             };
             write(request, &window.encode())
         }
-        Command::Commit { records } => commit(serving, *records, request).await,
-        Command::Put => put(serving, request).await,
-        Command::List(list_request) => list(serving, list_request, request).await,
+        Command::Commit { records } => Box::pin(commit(serving, *records, request)).await,
+        Command::Put => Box::pin(put(serving, request)).await,
+        Command::List(list_request) => Box::pin(list(serving, list_request, request)).await,
         Command::Map { offset } => {
             Chunk::encode(&[], *offset, NO_EPOCH, data(request)?);
             Ok(0)
         }
         Command::Stat => {
-            let stat = stat(serves).await?;
+            let stat = Box::pin(stat(serves)).await?;
             write(request, &stat.encode())
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   submit ──► a task of the core's reactor ──► NodeStore, on the drive's core ──► complete, where it came
+//!       └────► at once: reads of drives of this core that need no check, LOCATE of what is there ──► complete
 //! ```
 //!
 //! Blocks are read only in windows of committed blobs, and written only in windows that are reserved. The first and the last
@@ -14,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use oriel_engine::clock::Clock;
 use oriel_engine::reactor::spawn_local;
 use oriel_engine::store::{
-    BLOCK_BYTES, NodeDrive, NodeError, NodeStore, Position, RealmId, SpdkDrive, SpdkPayload,
-    StoreId,
+    BLOCK_BYTES, NodeDrive, NodeError, NodeStore, Position, ReadEnd, RealmId, SpdkDrive,
+    SpdkPayload, StoreId,
 };
 use oriel_protocol::Status;
 use oriel_protocol::limits::{NAMESPACE_BLOCKS, QUIET_BLOCKS};
@@ -55,6 +56,17 @@ pub(crate) struct Serving {
 /// A request that is under way, until it is dropped.
 struct UnderWay(Rc<Serving>);
 
+impl UnderWay {
+    /// `None` when there are as many as there may be.
+    fn of(serving: &Rc<Serving>) -> Option<Self> {
+        let count = serving.under_way.get();
+        (count < REQUESTS_MAX).then(|| {
+            serving.under_way.set(count + 1);
+            Self(Rc::clone(serving))
+        })
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.set(self.0.under_way.get() - 1);
@@ -90,15 +102,15 @@ impl Device for LogDevice {
         let range = request.range();
         match request.kind() {
             Some(IoKind::Read) if is_quiet(range) => zeros(request),
-            Some(IoKind::Read) => begin(serving, request, |serving, request| {
-                transfer(serving, request, range, Doing::Read)
-            }),
-            Some(IoKind::Write) => begin(serving, request, |serving, request| {
-                transfer(serving, request, range, Doing::Write)
-            }),
+            Some(IoKind::Read) => read(serving, request, range),
+            Some(IoKind::Write) => in_a_task(serving, request, range, Doing::Write),
             // What was answered is durable.
             Some(IoKind::Flush) => request.complete(Ok(())),
-            Some(IoKind::NvmeIo) => begin(serving, request, commands::serve),
+            Some(IoKind::NvmeIo) => {
+                if let Some(request) = commands::serve_at_once(serving, request) {
+                    begin(serving, request, commands::serve);
+                }
+            }
             _ => request.complete(Err(io_error(Status::InvalidOpcode))),
         }
     }
@@ -115,16 +127,60 @@ fn zeros(mut request: Request) {
     request.complete(Ok(()));
 }
 
+/// A read that the drive does without a task.
+struct Reading {
+    under_way: UnderWay,
+    range: BlockRange,
+}
+
+impl ReadEnd<SpdkPayload> for Reading {
+    fn ended(self, payload: SpdkPayload, is_filled: bool) {
+        // What is not lent came from nowhere here; were it lost, its request would fail with it.
+        let Some(lent) = payload.into_lent() else {
+            return;
+        };
+        let request = lent.take_back();
+        match is_filled {
+            true => request.complete(Ok(())),
+            // Whatever was wrong, those who can look into it may, and say.
+            false => in_a_task(&self.under_way.0, request, self.range, Doing::Read),
+        }
+    }
+}
+
+/// Reads blocks: at once, where that can be.
+fn read(serving: &Rc<Serving>, request: Request, range: BlockRange) {
+    let Some(under_way) = UnderWay::of(serving) else {
+        return request.complete(Err(io_error(Status::Busy)));
+    };
+    let lent = match request.lend() {
+        Ok(lent) => lent,
+        Err(request) => return in_a_task(serving, request, range, Doing::Read),
+    };
+    let Serves { store, realm, .. } = &serving.serves;
+    let (payload, position) = (SpdkPayload::from(lent), Position(range.start));
+    let reading = Reading { under_way, range };
+    if let Err((payload, _)) = store.begin_read_position(*realm, position, payload, reading)
+        && let Some(lent) = payload.into_lent()
+    {
+        in_a_task(serving, lent.take_back(), range, Doing::Read);
+    }
+}
+
+fn in_a_task(serving: &Rc<Serving>, request: Request, range: BlockRange, doing: Doing) {
+    begin(serving, request, |serving, request| {
+        transfer(serving, request, range, doing)
+    });
+}
+
 /// Runs a request's work as a task.
 fn begin<F>(serving: &Rc<Serving>, request: Request, work: impl FnOnce(Rc<Serving>, Request) -> F)
 where
     F: Future<Output = ()> + 'static,
 {
-    if serving.under_way.get() >= REQUESTS_MAX {
+    let Some(under_way) = UnderWay::of(serving) else {
         return request.complete(Err(io_error(Status::Busy)));
-    }
-    serving.under_way.set(serving.under_way.get() + 1);
-    let under_way = UnderWay(serving.clone());
+    };
     let work = work(serving.clone(), request);
     let task = async move {
         let _under_way = under_way;
@@ -149,7 +205,7 @@ async fn transfer(serving: Rc<Serving>, request: Request, range: BlockRange, doi
             }
         }
         // In several pieces, which no transport of today makes of what fits one.
-        Err(request) => in_pieces(&serving, request, range, doing).await,
+        Err(request) => Box::pin(in_pieces(&serving, request, range, doing)).await,
     }
 }
 

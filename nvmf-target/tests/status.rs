@@ -74,6 +74,11 @@ impl Running {
 
     /// Puts of the realm that were done, from the figures.
     fn puts(&self) -> u64 {
+        self.done(&["put", "commit"])
+    }
+
+    /// How many of these operations were done, from the figures.
+    fn done(&self, operations: &[&str]) -> u64 {
         let (head, body) = self.get("/metrics");
         assert!(
             head.contains("Content-Type: application/openmetrics-text"),
@@ -87,7 +92,9 @@ impl Running {
         );
         let lines = body.lines().filter(|line| {
             line.starts_with("oriel_store_operations_total{")
-                && (line.contains("operation=\"put\"") || line.contains("operation=\"commit\""))
+                && operations
+                    .iter()
+                    .any(|name| line.contains(&format!("operation=\"{name}\"")))
                 && line.contains("outcome=\"done\"")
         });
         lines
@@ -153,6 +160,10 @@ fn a_node_says_what_it_holds_and_bears_with_whoever_asks() {
     // What is said may be a moment old.
     while node.status()["realms"][0]["blobs"] != 3 {}
     while node.puts() < 3 {}
+    let got = block_on(blobs.get(&Key::new([2; 32]))).unwrap();
+    assert_eq!(got, Some(vec![2; 100_000]));
+    // By plain reads of its window, which are counted as well.
+    while node.done(&["read"]) < 1 || node.done(&["locate"]) < 1 {}
     let status = node.status();
     assert!(
         status["realms"][0]["used_bytes"].as_u64().unwrap() >= 300_000,

@@ -218,14 +218,28 @@ impl<D: Drive> Log<D> {
     /// finds it.
     pub fn locate(&self, realm: RealmId, key: &Key) -> Option<Location> {
         let observed = self.metrics.begin(Operation::Locate, realm);
+        let location = self.look_up(realm, key);
+        observed.end(Outcome::there(location.is_some()), 0);
+        location
+    }
+
+    /// The same, uncounted.
+    fn look_up(&self, realm: RealmId, key: &Key) -> Option<Location> {
         let mut state = self.state.borrow_mut();
         let fingerprint = state.keys.fingerprint(realm, key);
         let location = state.locate(fingerprint);
         if location.is_some() {
             state.used(realm, fingerprint);
         }
-        observed.end(Outcome::there(location.is_some()), 0);
         location
+    }
+
+    /// The same, counted if it is there, for those who otherwise go on to ask elsewhere, or again.
+    pub(super) fn locate_if_there(&self, realm: RealmId, key: &Key) -> Option<Location> {
+        let location = self.look_up(realm, key)?;
+        let observed = self.metrics.begin(Operation::Locate, realm);
+        observed.end(Outcome::Done, 0);
+        Some(location)
     }
 
     /// Which of up to 64 keys are there, a bit for each. Does not count as a use of them. As for

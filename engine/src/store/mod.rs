@@ -68,7 +68,7 @@ pub use metrics::{
 pub use node::{
     ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Keeper, LargePut,
     Loss, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
-    NodeRecovery, NodeStat, NodeStore, Seat, Sleep, Voters, format_node, open_node,
+    NodeRecovery, NodeStat, NodeStore, ReadEnd, Seat, Sleep, Voters, format_node, open_node,
 };
 pub use options::{LogStat, RealmOptions, RealmStat};
 pub use pace::Background;

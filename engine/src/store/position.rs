@@ -12,9 +12,9 @@ use super::drive::Drive;
 use super::error::StoreError;
 use super::join::both;
 use super::log::Log;
+use super::metrics::{Detached, Operation, Outcome, ReadFor};
 use super::reading::{Blocks, check_large};
 use super::record::SMALL_BLOCKS;
-use super::slab::EndsUnknown;
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
 
@@ -37,6 +37,14 @@ struct Held<E> {
     checksum: u32,
 }
 
+/// A read that is given to the drive and not waited for. The slab is not given back as long as this is there.
+pub(super) struct Direct<D: Drive> {
+    pub(super) extent: Rc<D::Extent>,
+    pub(super) block: u64,
+    blocks: u64,
+    observed: Detached,
+}
+
 /// Blocks of data of a window of so many blocks.
 fn data_of(window: u64) -> u64 {
     match window {
@@ -48,9 +56,18 @@ fn data_of(window: u64) -> u64 {
 impl<D: Drive> Log<D> {
     /// Where a blob is, and its checksum. Counts as a use of it. One that lies in parts is at no one place.
     pub fn describe(&self, realm: RealmId, key: &Key) -> Result<Option<Described>, StoreError> {
-        let Some(location) = self.locate(realm, key) else {
-            return Ok(None);
-        };
+        let location = self.locate(realm, key);
+        let described = location.map(|location| self.describe_location(key, location));
+        described.transpose()
+    }
+
+    /// The same, if it is there and no more is to be said of it.
+    pub(super) fn describe_if_there(&self, realm: RealmId, key: &Key) -> Option<Described> {
+        let location = self.locate_if_there(realm, key)?;
+        self.describe_location(key, location).ok()
+    }
+
+    fn describe_location(&self, key: &Key, location: Location) -> Result<Described, StoreError> {
         if location.form != Form::Whole {
             return Err(StoreError::InParts { key: *key });
         }
@@ -66,7 +83,7 @@ impl<D: Drive> Log<D> {
         let slab = state.slabs.get(&(position.0 / slab_blocks));
         let checksum = slab.and_then(|slab| slab.checksum((position.0 % slab_blocks) as u32));
         let checksum = checksum.ok_or_else(|| self.not_in_slab())?;
-        Ok(Some(Described { location, checksum }))
+        Ok(Described { location, checksum })
     }
 
     /// Fills a buffer of whole blocks from a position on, all of them in one window. They are checked if the realm's reads
@@ -81,7 +98,19 @@ impl<D: Drive> Log<D> {
         if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return (buf, Err(StoreError::NotWholeBlocks { offset: 0, bytes }));
         }
-        let count = bytes / BLOCK_BYTES as u64;
+        let observed = self.metrics.begin(Operation::Read, realm);
+        let (buf, read) = self.read_held(realm, position, buf).await;
+        observed.heard(&read, |()| (Outcome::Done, bytes));
+        (buf, read)
+    }
+
+    async fn read_held(
+        &self,
+        realm: RealmId,
+        position: Position,
+        buf: D::Buf,
+    ) -> (D::Buf, Result<(), StoreError>) {
+        let count = (buf.as_ref().len() / BLOCK_BYTES) as u64;
         let held = match self.hold(realm, position, count).await {
             Ok(held) => held,
             Err(error) => return (buf, Err(error)),
@@ -89,10 +118,42 @@ impl<D: Drive> Log<D> {
         let start = position.0 % self.layout.slab_blocks;
         if held.verify {
             let first = start - u64::from(held.window.start);
-            return self.fill_checked(&held, position, first, buf).await;
+            return Box::pin(self.fill_checked(&held, position, first, buf)).await;
         }
-        let (buf, read) = self.drive.read(&held.extent, start, buf).await;
+        let window = ReadFor::Window;
+        let (buf, read) = self.read_for(window, &held.extent, start, buf).await;
         (buf, read.map_err(StoreError::from))
+    }
+
+    /// What [`read_position`](Self::read_position) would read from, if that is known at once and nothing has to be checked.
+    pub(super) fn hold_at_once(
+        &self,
+        realm: RealmId,
+        position: Position,
+        blocks: u64,
+    ) -> Option<Direct<D>> {
+        let held = self.try_hold(realm, position, blocks).ok().flatten()?;
+        if held.verify {
+            return None;
+        }
+        self.metrics.read_begins();
+        Some(Direct {
+            extent: held.extent,
+            block: position.0 % self.layout.slab_blocks,
+            blocks,
+            observed: self.metrics.begin_detached(Operation::Read, realm),
+        })
+    }
+
+    /// One of these has ended, or was not begun after all.
+    pub(super) fn direct_ended(&self, direct: &Direct<D>, is_done: bool) {
+        let metrics = &self.metrics;
+        metrics.read_ends();
+        let observed = metrics.attach(&direct.observed);
+        if is_done {
+            metrics.read(ReadFor::Window, direct.blocks);
+            observed.end(Outcome::Done, direct.blocks * BLOCK_BYTES as u64);
+        }
     }
 
     /// Keeps the slab from being given back as long as what this gives is there.
@@ -102,49 +163,54 @@ impl<D: Drive> Log<D> {
         position: Position,
         count: u64,
     ) -> Result<Held<D::Extent>, StoreError> {
-        let slab_blocks = self.layout.slab_blocks;
-        let (number, block) = (position.0 / slab_blocks, position.0 % slab_blocks);
         loop {
-            let found = {
-                let state = self.state.borrow();
-                let options = state.realms.get(&realm).map(|realm| realm.options);
-                let options = options.ok_or(StoreError::UnknownRealm { realm })?;
-                let slab = state.slabs.get(&number).filter(|slab| slab.realm == realm);
-                let slab = slab.ok_or(StoreError::NoWindow { position })?;
-                match slab.window(block as u32) {
-                    Err(EndsUnknown) => None,
-                    Ok(window) => {
-                        let window = window.ok_or(StoreError::NoWindow { position })?;
-                        if block + count > u64::from(window.end) {
-                            return Err(StoreError::BeyondWindow {
-                                position,
-                                blocks: count,
-                                window: window.len() as u64,
-                            });
-                        }
-                        let checksum = slab.checksum(window.start).unwrap_or(0);
-                        let first = Position(number * slab_blocks + u64::from(window.start));
-                        if state.quarantine.contains(&first) {
-                            return Err(StoreError::DamagedWindow {
-                                position: first,
-                                expected: checksum,
-                                found: 0,
-                            });
-                        }
-                        Some(Held {
-                            extent: slab.extent.clone(),
-                            window,
-                            verify: options.verify,
-                            checksum,
-                        })
-                    }
-                }
-            };
-            match found {
+            match self.try_hold(realm, position, count)? {
                 Some(held) => return Ok(held),
-                None => self.learn_ends(number).await?,
+                None => Box::pin(self.learn_ends(position.0 / self.layout.slab_blocks)).await?,
             }
         }
+    }
+
+    /// `None` where the slab's directory has to be asked first.
+    fn try_hold(
+        &self,
+        realm: RealmId,
+        position: Position,
+        count: u64,
+    ) -> Result<Option<Held<D::Extent>>, StoreError> {
+        let slab_blocks = self.layout.slab_blocks;
+        let (number, block) = (position.0 / slab_blocks, position.0 % slab_blocks);
+        let state = self.state.borrow();
+        let options = state.realms.get(&realm).map(|realm| realm.options);
+        let options = options.ok_or(StoreError::UnknownRealm { realm })?;
+        let slab = state.slabs.get(&number).filter(|slab| slab.realm == realm);
+        let slab = slab.ok_or(StoreError::NoWindow { position })?;
+        let Ok(window) = slab.window(block as u32) else {
+            return Ok(None);
+        };
+        let window = window.ok_or(StoreError::NoWindow { position })?;
+        if block + count > u64::from(window.end) {
+            return Err(StoreError::BeyondWindow {
+                position,
+                blocks: count,
+                window: window.len() as u64,
+            });
+        }
+        let checksum = slab.checksum(window.start).unwrap_or(0);
+        let first = Position(number * slab_blocks + u64::from(window.start));
+        if state.quarantine.contains(&first) {
+            return Err(StoreError::DamagedWindow {
+                position: first,
+                expected: checksum,
+                found: 0,
+            });
+        }
+        Ok(Some(Held {
+            extent: slab.extent.clone(),
+            window,
+            verify: options.verify,
+            checksum,
+        }))
     }
 
     /// Finds out from a slab's directory where its windows end.
@@ -180,14 +246,16 @@ impl<D: Drive> Log<D> {
                 }),
             };
             if count == whole {
-                let (buf, read) = self.drive.read(&held.extent, at, buf).await;
+                let window = ReadFor::Window;
+                let (buf, read) = self.read_for(window, &held.extent, at, buf).await;
                 let checked = read.map_err(StoreError::from);
                 let checked = checked.and_then(|()| check(buf.as_ref()));
                 return (buf, checked);
             }
             let read = async {
                 let own = self.drive.buffer(whole as usize * BLOCK_BYTES)?;
-                let (own, read) = self.drive.read(&held.extent, at, own).await;
+                let window = ReadFor::Window;
+                let (own, read) = self.read_for(window, &held.extent, at, own).await;
                 read?;
                 check(own.as_ref()).map(|()| own)
             };
@@ -210,9 +278,13 @@ impl<D: Drive> Log<D> {
             Err(error) => return (buf, Err(error.into())),
         };
         let ((buf, read), (trailer, read_trailer)) = both(
-            self.drive.read(&held.extent, at + first, buf),
-            self.drive
-                .read(&held.extent, at + data + indexes.start, trailer),
+            self.read_for(ReadFor::Window, &held.extent, at + first, buf),
+            self.read_for(
+                ReadFor::Window,
+                &held.extent,
+                at + data + indexes.start,
+                trailer,
+            ),
         )
         .await;
         if let Err(error) = read.and(read_trailer) {

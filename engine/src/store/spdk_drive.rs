@@ -28,7 +28,9 @@ use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
-use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, BlockRange, Channel, IoKind};
+use oriel_spdk::bdev::{
+    Access, BdevDesc, BdevEvent, BlockRange, Channel, Complete, Io, IoError, IoKind, Memory,
+};
 use oriel_spdk::blob::{
     self, Blob, BlobId, Blobstore, InitError, InitOptions, LoadError, NewBlob, Place, StoreType,
 };
@@ -36,7 +38,7 @@ use oriel_spdk::blob::{
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
 use super::error::check_sizes;
 use super::format::{FormatOptions, check_free};
-use super::node::NodeDrive;
+use super::node::{NodeDrive, ReadEnd};
 use super::types::BLOCK_BYTES;
 use buffer::IdleBuffers;
 pub use buffer::{SpdkBuf, SpdkPayload};
@@ -503,8 +505,47 @@ impl Drive for SpdkDrive {
     }
 }
 
+/// What a read without a task needs until its end.
+struct Direct<R> {
+    bytes: usize,
+    end: R,
+    _blob: Rc<Blob>,
+}
+
+impl<R: ReadEnd<SpdkPayload>> Complete<Option<Memory>> for Direct<R> {
+    fn complete(io: Box<Io<Self, Option<Memory>>>, result: Result<(), IoError>) {
+        let Io { ctx, buf, .. } = *io;
+        if let Some(payload) = SpdkPayload::of(buf, ctx.bytes) {
+            ctx.end.ended(payload, result.is_ok());
+        }
+    }
+}
+
 impl NodeDrive for SpdkDrive {
     type Payload = SpdkPayload;
+
+    fn begin_read<R: ReadEnd<SpdkPayload>>(
+        &self,
+        extent: &SpdkExtent,
+        block: u64,
+        payload: SpdkPayload,
+        end: R,
+    ) -> Result<(), (SpdkPayload, R)> {
+        let bytes = payload.as_ref().len();
+        let range = extent.0.range(&self.inner, block, bytes).ok();
+        let short_way = range.and_then(|range| self.inner.short_way(&extent.0, range));
+        let blob = extent.0.blob.borrow().clone();
+        let (Some((device, range)), Some(_blob)) = (short_way, blob) else {
+            return Err((payload, end));
+        };
+        let direct = Direct { bytes, end, _blob };
+        let io = Io::new(Some(payload.into_memory()), direct);
+        device.read(io, range).map_err(|rejected| {
+            let Io { ctx, buf, .. } = *rejected.io;
+            let payload = SpdkPayload::of(buf, bytes).expect("what is refused comes back whole");
+            (payload, ctx.end)
+        })
+    }
 
     fn payload(bytes: usize) -> Result<SpdkPayload, DriveError> {
         SpdkPayload::new(bytes)

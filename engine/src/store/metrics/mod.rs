@@ -19,7 +19,7 @@ pub use catalogue::{Kind, METRICS, Metric, Sample, Unit, Value};
 pub(super) use catalogue::{NodeSamples, drive_samples, reactor_samples};
 pub use latency::{Latencies, Summary};
 pub use names::{ErrorKind, Operation, Outcome, Queue, ReadFor, SlabState, Step, WrittenFor};
-pub(super) use record::Metrics;
 pub use record::Observe;
+pub(super) use record::{Detached, Metrics};
 pub(super) use snapshot::Gauges;
 pub use snapshot::{LogMetrics, OperationMetrics, RealmMetrics, ScrubMetrics, StepMetrics};

@@ -45,6 +45,8 @@ named! {
         Probe => "probe",
         /// Asking where a blob is.
         Locate => "locate",
+        /// Reading blocks of a window, by their position.
+        Read => "read",
     }
 }
 
@@ -52,7 +54,7 @@ impl Operation {
     /// Takes so short a time, or comes so often, that not each is timed.
     pub(super) const fn is_sampled(self) -> bool {
         match self {
-            Self::Get | Self::Put | Self::Write | Self::Probe | Self::Locate => true,
+            Self::Get | Self::Put | Self::Write | Self::Probe | Self::Locate | Self::Read => true,
             Self::Delete | Self::Reserve | Self::Commit => false,
         }
     }
@@ -123,6 +125,8 @@ named! {
     ReadFor {
         /// Gets, with the checksums that they need.
         Get => "get",
+        /// Reads of blocks by their position, with the checksums that they need.
+        Window => "window",
         /// Commits under a key of content, which has to be that of what was written.
         Commit => "commit",
         /// Blobs that go to another slab.

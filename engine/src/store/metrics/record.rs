@@ -189,6 +189,40 @@ impl Metrics {
         }))
     }
 
+    /// The same, for one that is not waited for.
+    #[inline]
+    pub(in super::super) fn begin_detached(
+        &self,
+        operation: Operation,
+        realm: RealmId,
+    ) -> Detached {
+        let mut observed = self.begin(operation, realm);
+        Detached {
+            operation,
+            realm,
+            begun: observed.0.take().map(|begun| begun.at),
+        }
+    }
+
+    /// One that was not waited for is about to end.
+    #[inline]
+    pub(in super::super) fn attach(&self, detached: &Detached) -> Observed<'_> {
+        let &Detached {
+            operation,
+            realm,
+            begun,
+        } = detached;
+        Observed(begun.map(|at| {
+            let realm = self.realm(realm);
+            Begun {
+                clock: &self.clock,
+                realm,
+                cells: &realm.operations[operation as usize],
+                at,
+            }
+        }))
+    }
+
     pub(in super::super) fn evicted(&self, realm: RealmId, blobs: u64) {
         add(&self.realm(realm).evicted, blobs);
     }
@@ -219,6 +253,16 @@ impl Metrics {
 
     pub(in super::super) fn read(&self, purpose: ReadFor, blocks: u64) {
         add(&self.read_blocks[purpose as usize], blocks);
+    }
+
+    /// A read of the drive that nobody waits for is under way.
+    pub(in super::super) fn read_begins(&self) {
+        add(&self.reads, 1);
+    }
+
+    /// It is not any more.
+    pub(in super::super) fn read_ends(&self) {
+        self.reads.set(self.reads.get() - 1);
     }
 
     /// Reads and writes of the drive under way.
@@ -284,6 +328,14 @@ struct Begun<'a> {
     realm: &'a RealmCells,
     cells: &'a OperationCells,
     at: Option<Moment>,
+}
+
+/// An operation that goes on although nobody waits for it.
+pub(in super::super) struct Detached {
+    operation: Operation,
+    realm: RealmId,
+    /// Since when, if it is timed; `None` if it is not counted.
+    begun: Option<Option<Moment>>,
 }
 
 /// An operation under way. Dropped, it was given up.

@@ -65,6 +65,6 @@ pub use open::{NodeFormat, NodeOptions, NodeRecovery, Sleep, format_node, open_n
 pub use place::DriveNumber;
 pub use reads::NodePage;
 pub use roster::Voters;
-pub use seat::{NodeDrive, Seat};
+pub use seat::{NodeDrive, ReadEnd, Seat};
 pub use table::Departed;
 pub use whole::{DriveStat, NodeStat};

@@ -1,14 +1,16 @@
 //! What those ask of a store who know positions: hosts that read and write its namespace.
 
-use super::super::log::Put;
-use super::super::position::Described;
+use std::rc::Rc;
+
+use super::super::log::{Log, Put};
+use super::super::position::{Described, Direct};
 use super::super::record::data_blocks;
 use super::super::reserve::{Commit, Reserved};
 use super::super::types::{BLOCK_BYTES, Key, Position, RealmId};
 use super::error::NodeError;
 use super::handle::{Again, Attempt, NodeStore};
 use super::lane::{Lane, Refused};
-use super::seat::NodeDrive;
+use super::seat::{NodeDrive, ReadEnd, Seat};
 use super::table::Table;
 use crate::limits::{MOVE_BYTES_AT_ONCE, QUIET_BLOCKS};
 
@@ -78,7 +80,73 @@ impl<D: NodeDrive> Lane<D> {
     }
 }
 
+/// A read that a drive does by itself. Its log is not given up before it has ended.
+struct Begun<D: NodeDrive, R> {
+    log: Rc<Log<D>>,
+    direct: Direct<D>,
+    end: R,
+}
+
+impl<D: NodeDrive, R: ReadEnd<D::Payload>> ReadEnd<D::Payload> for Begun<D, R> {
+    fn ended(self, payload: D::Payload, is_filled: bool) {
+        self.log.direct_ended(&self.direct, is_filled);
+        self.end.ended(payload, is_filled);
+    }
+}
+
+impl<D: NodeDrive> Lane<D> {
+    fn begin_read<R: ReadEnd<D::Payload>>(
+        &self,
+        realm: RealmId,
+        position: Position,
+        payload: D::Payload,
+        end: R,
+    ) -> Result<(), (D::Payload, R)> {
+        let blocks = (payload.as_ref().len() / BLOCK_BYTES) as u64;
+        let held = self.log().ok().and_then(|log| {
+            let direct = log.hold_at_once(realm, position, blocks)?;
+            Some((log, direct))
+        });
+        let Some((log, direct)) = held else {
+            return Err((payload, end));
+        };
+        let (extent, block) = (Rc::clone(&direct.extent), direct.block);
+        let begun = Begun { log, direct, end };
+        let refused = self.drive.begin_read(&extent, block, payload, begun);
+        refused.map_err(|(payload, begun)| {
+            begun.log.direct_ended(&begun.direct, false);
+            (payload, begun.end)
+        })
+    }
+}
+
 impl<D: NodeDrive> NodeStore<D> {
+    /// Begins what [`read_position`](Self::read_position) does, without a task: where the drive is this core's, and the read
+    /// needs no check and nothing that has to be looked up. If it ends without the buffer being filled, `read_position` says
+    /// why. What cannot be begun so comes back.
+    pub fn begin_read_position<R: ReadEnd<D::Payload>>(
+        &self,
+        realm: RealmId,
+        position: Position,
+        payload: D::Payload,
+        end: R,
+    ) -> Result<(), (D::Payload, R)> {
+        let table = self.table();
+        let seat = table.row_of(position).and_then(|at| table.seat(at));
+        match seat.and_then(Seat::lane_here) {
+            Some(lane) => lane.begin_read(realm, position, payload, end),
+            None => Err((payload, end)),
+        }
+    }
+
+    /// What [`describe`](Self::describe) finds, if the drive where the key belongs is this core's and has the blob.
+    pub fn describe_at_once(&self, realm: RealmId, key: &Key) -> Option<Described> {
+        let table = self.table();
+        let first = table.spread(realm, key).present.first();
+        let lane = table.seat(*first?)?.lane_here()?;
+        lane.log().ok()?.describe_if_there(realm, key)
+    }
+
     /// Where a blob is, and how to tell that it is whole. Counts as a use of it.
     pub async fn describe(
         &self,

@@ -21,6 +21,12 @@ use super::super::types::{Key, RealmId};
 use super::lane::{Held, Lane, Refused};
 use crate::reactor::{self, CoreId, SpawnError};
 
+/// Who hears of the end of a read that was begun without a task.
+pub trait ReadEnd<P>: 'static {
+    /// It has ended: the buffer, and whether it is filled.
+    fn ended(self, payload: P, is_filled: bool);
+}
+
 /// What a store of many drives needs of a drive besides.
 #[expect(async_fn_in_trait, reason = "everything stays on one thread")]
 pub trait NodeDrive: Drive + Clone + 'static {
@@ -35,6 +41,19 @@ pub trait NodeDrive: Drive + Clone + 'static {
 
     /// The way back.
     fn give(buf: Self::Buf) -> Self::Payload;
+
+    /// Begins to fill a buffer from a block of an extent on, without a task that waits. A drive that cannot do that now, or
+    /// never, gives both back.
+    fn begin_read<R: ReadEnd<Self::Payload>>(
+        &self,
+        extent: &Self::Extent,
+        block: u64,
+        payload: Self::Payload,
+        end: R,
+    ) -> Result<(), (Self::Payload, R)> {
+        let _ = (extent, block);
+        Err((payload, end))
+    }
 
     /// Ends when the drive was removed; never, if that cannot be known.
     async fn removed(&self);
@@ -125,6 +144,14 @@ impl<D: NodeDrive> Seat<D> {
 
     fn is_here(&self) -> bool {
         self.host.is_none() || self.host == reactor::core_here()
+    }
+
+    /// The lane, if it is on this core.
+    pub(super) fn lane_here(&self) -> Option<Rc<Lane<D>>> {
+        match self.is_here() {
+            true => lane(self.id).ok(),
+            false => None,
+        }
     }
 
     /// Does some work where the lane is.

@@ -82,6 +82,14 @@ impl SpdkPayload {
         Ok(Self { dma, bytes })
     }
 
+    pub(super) fn into_memory(self) -> Memory {
+        self.dma
+    }
+
+    pub(super) fn of(memory: Option<Memory>, bytes: usize) -> Option<Self> {
+        memory.map(|dma| Self { dma, bytes })
+    }
+
     /// The request's memory that it was made of, if it was.
     pub fn into_lent(self) -> Option<Lent> {
         match self.dma {
