@@ -47,10 +47,6 @@ where
     F: FnOnce(ReactorHandle, Rc<Subsystems>) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    if std::env::var_os("TSAN_OPTIONS").is_some() {
-        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
-        return;
-    }
     isolate::run(test, || {
         let env = EnvOptions {
             cores: CoreSet::allowed().first(2),

@@ -367,12 +367,7 @@ fn explore_all(longest: u32, deep: u128) -> Explored {
 
 #[test]
 fn no_crash_loses_what_was_answered() {
-    // ThreadSanitizer takes its time, and there is one thread to each simulation.
-    let otherwise = match std::env::var_os("TSAN_OPTIONS") {
-        None => 4,
-        Some(_) => 2,
-    };
-    let longest = setting("ORIEL_SIM_DEPTH", otherwise) as u32;
+    let longest = setting("ORIEL_SIM_DEPTH", 4) as u32;
     let deep = u128::from(setting("ORIEL_SIM_DEEP", 8));
     let explored = explore_all(longest, deep);
     println!(

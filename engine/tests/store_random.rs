@@ -50,8 +50,6 @@ fn play(seed: u64) -> Result<Report, String> {
 fn seeds_show_nothing_wrong() {
     let seeds = match setting("ORIEL_SIM_SEED") {
         Some(seed) => seed as u64..seed as u64 + 1,
-        // ThreadSanitizer takes its time, and there is one thread to each simulation.
-        None if std::env::var_os("TSAN_OPTIONS").is_some() => 0..SEEDS / 40,
         None => 0..SEEDS,
     };
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(8)) as u64;

@@ -389,10 +389,6 @@ fn acknowledged_blobs_survive_kill_9_at_any_moment() {
     if let Ok(part) = std::env::var(PART) {
         return run_child(&part);
     }
-    if std::env::var_os("TSAN_OPTIONS").is_some() {
-        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
-        return;
-    }
     let option = |name| std::env::var(name).ok().map(|value| number::<u64>(&value));
     let rounds = option("ORIEL_KILL_ROUNDS").unwrap_or(30);
     let seed = option("ORIEL_SEED").unwrap_or_else(|| u64::from(std::process::id()));

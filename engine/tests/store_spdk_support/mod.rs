@@ -42,12 +42,8 @@ pub(crate) async fn open_on(
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// SPDK in a process of its own; ThreadSanitizer does not see how SPDK synchronises, and looks at the store without it.
+/// SPDK in a process of its own.
 pub(crate) fn spdk<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rc<Subsystems>) -> F) {
-    if std::env::var_os("TSAN_OPTIONS").is_some() {
-        eprintln!("skipped: ThreadSanitizer does not see how SPDK synchronises");
-        return;
-    }
     oriel_spdk::isolate::run(test, || with_spdk(body));
 }
 
