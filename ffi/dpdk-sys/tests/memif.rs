@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use oriel_dpdk_sys::{
     Eal, EalOptions, FindError, MacAddr, PktPool, PoolOptions, Port, PortOptions, dpdk_release,
 };
-use support::{FRAME_MAX, Processes, exchange, folder, part};
+use support::{FRAME_MAX, Processes, exchange, folder, frames, part};
 
-const FRAMES: u64 = 1_000_000;
 const SERVER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// The driver's arguments; newer releases have other words for the two roles, and a socket that
@@ -45,19 +44,20 @@ fn play<'eal>(me: u8, port: Port<'eal>, send_from: PktPool<'eal>, receive_into: 
     // the driver does not try again. So the client waits for this file before it starts.
     std::fs::write(folder().join(format!("started-{me}")), []).unwrap();
     wait_for("the link", || side.port.link().unwrap().up);
+    let frames = frames();
     let begin = Instant::now();
-    let tally = exchange(me, &mut side.rx[0], &mut side.tx[0], send_from, FRAMES);
+    let tally = exchange(me, &mut side.rx[0], &mut side.tx[0], send_from, frames);
     println!(
         "side {me}: {tally:?} in {:?}, {:?}",
         begin.elapsed(),
         side.port.stats().unwrap()
     );
     let stats = side.port.stats().unwrap();
-    assert_eq!((stats.rx_packets, stats.tx_packets), (FRAMES, FRAMES));
+    assert_eq!((stats.rx_packets, stats.tx_packets), (frames, frames));
     assert_eq!((stats.rx_errors, stats.tx_errors), (0, 0));
     if me == 0 {
         // This side receives into small buffers, so that longer frames span several.
-        assert!(tally.chained > FRAMES / 2, "{tally:?}");
+        assert!(tally.chained > frames / 2, "{tally:?}");
     }
     // Neither side goes while the other may still have frames to fetch.
     std::fs::write(mine, []).unwrap();

@@ -6,9 +6,7 @@ mod support;
 use std::thread;
 
 use oriel_dpdk_sys::{Eal, EalOptions, PktPool, PoolOptions, PortOptions, Started, ring};
-use support::{Processes, exchange, part, verify_frame, write_frame};
-
-const FRAMES: u64 = 1_000_000;
+use support::{Processes, exchange, frames, part, verify_frame, write_frame};
 
 #[test]
 fn a_million_frames_cross_each_way_and_every_buffer_comes_home() {
@@ -41,9 +39,9 @@ fn a_million_frames_cross_each_way_and_every_buffer_comes_home() {
                     mut rx,
                     mut tx,
                 } = side;
-                exchange(me, &mut rx[0], &mut tx[0], pool, FRAMES);
+                exchange(me, &mut rx[0], &mut tx[0], pool, frames());
                 let stats = port.stats().unwrap();
-                assert_eq!((stats.tx_packets, stats.rx_packets), (FRAMES, FRAMES));
+                assert_eq!((stats.tx_packets, stats.rx_packets), (frames(), frames()));
             });
         }
     });

@@ -14,10 +14,18 @@ use oriel_dpdk_sys::{Mbuf, PktPool, RxQueue, TxQueue};
 
 /// Names the part that a child process plays; unset in the process that cargo starts.
 const PART: &str = "ORIEL_DPDK_TEST_PART";
+/// How many frames are to cross, where it is not a million. A sanitizer makes them slow.
+const FRAMES: &str = "ORIEL_FRAMES";
 /// The folder that a test's children share.
 const FOLDER: &str = "ORIEL_DPDK_TEST_FOLDER";
 /// What Linux calls nobody.
 const NOBODY: u32 = 65534;
+
+/// Frames that cross each way.
+pub(crate) fn frames() -> u64 {
+    let asked = env::var(FRAMES).ok();
+    asked.map_or(1_000_000, |asked| asked.parse().unwrap())
+}
 
 /// The part that this process plays, if it is a child.
 pub(crate) fn part() -> Option<String> {
