@@ -66,9 +66,10 @@ pub use metrics::{
     Summary, Unit, Value, WrittenFor,
 };
 pub use node::{
-    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Keeper, LargePut,
-    Loss, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions, NodePage,
-    NodeRecovery, NodeStat, NodeStore, ReadEnd, Seat, Sleep, Voters, format_node, open_node,
+    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Found, Keeper,
+    LargePut, Loss, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions,
+    NodePage, NodeRecovery, NodeStat, NodeStore, PartsPut, ReadEnd, Seat, Sleep, Voters,
+    format_node, open_node,
 };
 pub use options::{LogStat, RealmOptions, RealmStat};
 pub use pace::Background;

@@ -54,7 +54,7 @@ fn data_of(window: u64) -> u64 {
 }
 
 impl<D: Drive> Log<D> {
-    /// Where a blob is, and its checksum. Counts as a use of it. One that lies in parts is at no one place.
+    /// Where a blob is, or a part of one, and its checksum. Counts as a use of it. One that lies in parts is at no one place.
     pub fn describe(&self, realm: RealmId, key: &Key) -> Result<Option<Described>, StoreError> {
         let location = self.locate(realm, key);
         let described = location.map(|location| self.describe_location(key, location));
@@ -68,7 +68,7 @@ impl<D: Drive> Log<D> {
     }
 
     fn describe_location(&self, key: &Key, location: Location) -> Result<Described, StoreError> {
-        if location.form != Form::Whole {
+        if location.form == Form::Manifest {
             return Err(StoreError::InParts { key: *key });
         }
         let state = self.state.borrow();

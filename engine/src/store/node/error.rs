@@ -130,6 +130,42 @@ pub enum NodeError {
         /// Which part.
         number: u32,
     },
+    /// A part that is none of a blob of that length.
+    #[error(
+        "part {number} of blob {key} has {found} bytes, which has to be {expected}: put what is missing, or begin again"
+    )]
+    OtherPart {
+        /// The blob's key.
+        key: Key,
+        /// Which part.
+        number: u32,
+        /// Its bytes as they have to be; 0 if there is no such part of the blob.
+        expected: u64,
+        /// Its bytes; 0 if it is not there.
+        found: u64,
+    },
+    /// A blob of one part.
+    #[error("a blob of {bytes} bytes fits one part of {part_bytes}: put it in one window")]
+    OnePart {
+        /// Its length.
+        bytes: u64,
+        /// Bytes of a part.
+        part_bytes: u64,
+    },
+    /// Parts that were put as those of a name.
+    #[error(
+        "the parts of blob {key} were not all committed as content, so their hash is not known: begin again"
+    )]
+    NotHashed {
+        /// The blob's key.
+        key: Key,
+    },
+    /// A put in parts that is no more.
+    #[error("the put has ended, or was given up: begin it again")]
+    PutOver,
+    /// A part of the put is being committed.
+    #[error("a part is being committed: wait until that has ended")]
+    PartUnderWay,
     /// A part of a blob cannot be read.
     #[error("blob {key}, part {number}: {source}")]
     Part {

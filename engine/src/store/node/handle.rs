@@ -434,6 +434,16 @@ impl<D: NodeDrive> NodeStore<D> {
 
     /// Makes what was written into a reserved window a blob.
     pub async fn commit(&self, realm: RealmId, commit: &Commit) -> Result<Put, NodeError> {
+        self.commit_as(realm, commit, Role::Whole).await
+    }
+
+    /// The same, for what is a part of a large blob.
+    pub(super) async fn commit_as(
+        &self,
+        realm: RealmId,
+        commit: &Commit,
+        role: Role,
+    ) -> Result<Put, NodeError> {
         let commit = *commit;
         loop {
             let table = self.table();
@@ -463,7 +473,7 @@ impl<D: NodeDrive> NodeStore<D> {
                 }
                 let version = unheld(&table, places);
                 let committed = seat.call(move |lane| async move {
-                    lane.commit(version, realm, commit, Role::Whole).await
+                    lane.commit(version, realm, commit, role).await
                 });
                 self.heard(&table, home, committed.await)
             };

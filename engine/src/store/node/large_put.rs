@@ -4,14 +4,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use super::super::join::in_order;
 use super::super::log::{Put, yield_now};
-use super::super::parts::{MANIFEST_BYTES, Manifest, large_length_max, part_bytes, part_key};
-use super::super::record::{Role, window_blocks};
-use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, RealmId};
+use super::super::parts::{Manifest, large_length_max};
+use super::super::record::window_blocks;
+use super::super::types::{BLOCK_BYTES, Key, KeyKind, RealmId};
 use super::error::NodeError;
 use super::handle::NodeStore;
-use super::puts::{Latch, UnderWay};
+use super::parted::Parted;
 use super::seat::NodeDrive;
 use crate::limits::{HASH_STEP, PARTS_AT_ONCE};
 
@@ -26,15 +25,10 @@ impl<D: NodeDrive> NodeStore<D> {
         key: Key,
         kind: KeyKind,
     ) -> Result<LargePut<D>, NodeError> {
-        let table = self.table();
-        table.check_writable()?;
         Ok(LargePut {
             store: self.clone(),
-            realm,
-            key,
+            parted: Parted::begin(self, realm, key)?,
             kind,
-            under_way: UnderWay::new(self.shared.clone(), realm, key),
-            part_bytes: part_bytes(table.slab_blocks),
             length: 0,
             hasher: (kind == KeyKind::Content).then(blake3::Hasher::new),
             filling: None,
@@ -66,11 +60,8 @@ impl<D: NodeDrive> NodeStore<D> {
 /// [`abandon`](Self::abandon) does so at once.
 pub struct LargePut<D: NodeDrive> {
     store: NodeStore<D>,
-    realm: RealmId,
-    key: Key,
+    parted: Parted<D>,
     kind: KeyKind,
-    under_way: UnderWay<D>,
-    part_bytes: u64,
     /// Bytes that were taken.
     length: u64,
     hasher: Option<blake3::Hasher>,
@@ -89,17 +80,18 @@ impl<D: NodeDrive> LargePut<D> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let max = large_length_max(self.part_bytes);
+        let part_bytes = self.parted.part_bytes;
+        let max = large_length_max(part_bytes);
         let length = self.length.saturating_add(bytes.len() as u64);
         if length > max {
             let error = NodeError::TooLarge { bytes: length, max };
             self.failed = Some(error.clone());
             return Err(error);
         }
-        let size = self.part_bytes as usize;
+        let size = part_bytes as usize;
         while !bytes.is_empty() {
             if self.filling.is_none() {
-                let payload = D::payload(window_blocks(self.part_bytes) as usize * BLOCK_BYTES);
+                let payload = D::payload(window_blocks(part_bytes) as usize * BLOCK_BYTES);
                 self.filling = Some((self.or_fail(payload.map_err(NodeError::Memory))?, 0));
             }
             let Some((payload, filled)) = &mut self.filling else {
@@ -119,7 +111,7 @@ impl<D: NodeDrive> LargePut<D> {
                 yield_now().await;
             }
             if is_full && let Some((payload, _)) = self.filling.take() {
-                self.send(payload, self.part_bytes);
+                self.send(payload, part_bytes);
                 self.until_sending(PARTS_AT_ONCE - 1).await?;
             }
         }
@@ -133,12 +125,9 @@ impl<D: NodeDrive> LargePut<D> {
     }
 
     fn send(&mut self, payload: D::Payload, length: u64) {
-        let (store, realm) = (self.store.clone(), self.realm);
-        let (number, generation) = (self.parts as u16, self.under_way.generation);
-        let key = part_key(&self.key, generation, number);
-        let role = Role::Part { generation, number };
+        let (store, realm) = (self.store.clone(), self.parted.realm);
+        let (key, role) = self.parted.begin_part(self.parts as u16);
         self.parts += 1;
-        self.under_way.is_clean = false;
         self.sending.push(Box::pin(async move {
             let what = (key, KeyKind::Name, role);
             // That it is there already can be said of what was sent before to a drive that was lost then.
@@ -185,20 +174,14 @@ impl<D: NodeDrive> LargePut<D> {
             let bytes = filled
                 .as_ref()
                 .map_or(&[][..], |(payload, filled)| &payload.as_ref()[..*filled]);
-            return self.store.put(self.realm, self.key, self.kind, bytes).await;
+            let Parted { realm, key, .. } = self.parted;
+            return self.store.put(realm, key, self.kind, bytes).await;
         }
         if let Err(error) = self.finish_parts().await {
             self.take_back().await;
             return Err(error);
         }
-        let committed = self.commit_manifest().await;
-        match &committed {
-            Ok(Put::Created) => self.under_way.is_clean = true,
-            Ok(Put::AlreadyThere) => self.take_back().await,
-            // Whether the manifest is durable is not known to those who could not write it: the next sweep sees.
-            Err(_) => {}
-        }
-        committed
+        self.parted.commit(&self.store, &self.manifest()).await
     }
 
     /// Sends the last part, waits for all of them, and looks whether they are what they should be.
@@ -214,46 +197,17 @@ impl<D: NodeDrive> LargePut<D> {
         self.until_sending(0).await?;
         if let Some(hasher) = &self.hasher {
             let found = Key::new(*hasher.finalize().as_bytes());
-            if found != self.key {
-                let key = self.key;
+            let key = self.parted.key;
+            if found != key {
                 return Err(NodeError::OtherContent { key, found });
             }
         }
-        // In a cache they may have made room for each other.
-        for (number, key) in (0..).zip(self.manifest().part_keys()) {
-            if !self.store.is_there(self.realm, key).await? {
-                let key = self.key;
-                return Err(NodeError::PartGone { key, number });
-            }
-        }
-        Ok(())
+        let manifest = self.manifest();
+        self.parted.check_there(&self.store, &manifest).await
     }
 
     fn manifest(&self) -> Manifest {
-        Manifest {
-            key: self.key,
-            kind: self.kind,
-            generation: self.under_way.generation,
-            length: self.length,
-            part_bytes: self.part_bytes,
-        }
-    }
-
-    async fn commit_manifest(&self) -> Result<Put, NodeError> {
-        let (store, realm, manifest) = (&self.store, self.realm, self.manifest());
-        let mut payload = D::payload(BLOCK_BYTES).map_err(NodeError::Memory)?;
-        payload.as_mut()[..MANIFEST_BYTES].copy_from_slice(&manifest.encode());
-        let _latch = Latch::of(&store.shared, realm, self.key).await;
-        let what = (self.key, self.kind, manifest.role());
-        let put = store.put_as(realm, what, payload, MANIFEST_BYTES as u64);
-        match put.await.1? {
-            Put::Created => Ok(Put::Created),
-            // It may be this one, sent before to a drive that was lost then.
-            Put::AlreadyThere => match store.under(realm, self.key).await? {
-                Some(Some(there)) if there == manifest => Ok(Put::Created),
-                _ => Ok(Put::AlreadyThere),
-            },
-        }
+        self.parted.manifest(self.kind, self.length)
     }
 
     /// Gives the blob up, and deletes what was stored of it.
@@ -264,12 +218,6 @@ impl<D: NodeDrive> LargePut<D> {
     async fn take_back(&mut self) {
         // What is under way may become durable yet.
         let _ = self.until_sending(0).await;
-        let (store, realm, generation) = (&self.store, self.realm, self.under_way.generation);
-        let numbers = (0..self.parts).map(|number| number as u16);
-        let parts = numbers.map(|number| {
-            let key = part_key(&self.key, generation, number);
-            store.delete_form(realm, key, Some(Form::Part))
-        });
-        self.under_way.is_clean = in_order(PARTS_AT_ONCE, parts, |_| Ok(())).await.is_ok();
+        self.parted.take_back(&self.store, self.parts).await;
     }
 }

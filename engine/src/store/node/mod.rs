@@ -21,7 +21,7 @@
 //! | `gate.rs` | changes of one version of the table at a time |
 //! | `seat.rs`, `lane.rs` | a drive on its core |
 //! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs` | what users call: [`NodeStore`] |
-//! | `parts.rs`, `large_put.rs`, `puts.rs`, `sweep.rs` | blobs longer than a slab, in parts on all drives |
+//! | `parts.rs`, `parted.rs`, `large_put.rs`, `parts_put.rs`, `puts.rs`, `sweep.rs` | blobs longer than a slab, in parts on all drives |
 //! | `open.rs`, `keeper.rs`, `changes.rs`, `mover.rs` | opening; drives that come and go; blobs that go home |
 //!
 //! **Positions** are the store's: the namespace is cut into slots, which the roster leases to drives one by one, so a
@@ -45,7 +45,9 @@ mod ledger;
 mod mover;
 mod observe;
 mod open;
+mod parted;
 mod parts;
+mod parts_put;
 mod place;
 mod position;
 mod puts;
@@ -62,6 +64,8 @@ pub use keeper::Keeper;
 pub use large_put::LargePut;
 pub use observe::{DriveMetrics, NodeMetrics};
 pub use open::{NodeFormat, NodeOptions, NodeRecovery, Sleep, format_node, open_node};
+pub use parts::Found;
+pub use parts_put::PartsPut;
 pub use place::DriveNumber;
 pub use reads::NodePage;
 pub use roster::Voters;

@@ -13,6 +13,7 @@
 use super::super::error::StoreError;
 use super::super::join::in_order;
 use super::super::parts::{MANIFEST_BYTES, Manifest, Piece};
+use super::super::position::Described;
 use super::super::reading::Wanted;
 use super::super::types::{BLOCK_BYTES, Form, Key, RealmId};
 use super::error::NodeError;
@@ -25,6 +26,15 @@ use crate::limits::PARTS_AT_ONCE;
 
 /// What is under a key: nothing, a blob that fits a slab (`Some(None)`), or one in parts.
 pub(super) type Under = Option<Option<Manifest>>;
+
+/// Where a blob's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// In one window: those of a blob that fits a slab, and of a part of one that does not.
+    Window(Described),
+    /// In parts.
+    Parts(Manifest),
+}
 
 /// Why a range was not read.
 enum Unread {
@@ -94,6 +104,21 @@ impl<D: NodeDrive> NodeStore<D> {
     /// blob, or it lies in one window.
     pub async fn manifest(&self, realm: RealmId, key: &Key) -> Result<Option<Manifest>, NodeError> {
         Ok(self.under(realm, *key).await?.flatten())
+    }
+
+    /// Where a blob is, whether it lies in one window or in parts. Counts as a use of it.
+    pub async fn find(&self, realm: RealmId, key: &Key) -> Result<Option<Found>, NodeError> {
+        loop {
+            match self.describe(realm, key).await {
+                Err(error) if error.is_in_parts() => match self.under(realm, *key).await? {
+                    Some(Some(manifest)) => return Ok(Some(Found::Parts(manifest))),
+                    // Another one came meanwhile.
+                    Some(None) => {}
+                    None => return Ok(None),
+                },
+                described => return Ok(described?.map(Found::Window)),
+            }
+        }
     }
 
     pub(super) async fn is_there(&self, realm: RealmId, key: Key) -> Result<bool, NodeError> {

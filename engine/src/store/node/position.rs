@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::super::log::{Log, Put};
+use super::super::parts::part_bytes;
 use super::super::position::{Described, Direct};
-use super::super::record::data_blocks;
+use super::super::record::{Role, data_blocks};
 use super::super::reserve::{Commit, Reserved};
 use super::super::types::{BLOCK_BYTES, Key, Position, RealmId};
 use super::error::NodeError;
@@ -239,8 +240,18 @@ impl<D: NodeDrive> NodeStore<D> {
     /// Makes what was written into a reserved window a blob, wherever the window is: if that is not on the drive where the
     /// key's blob belongs, what was written goes there first.
     pub async fn commit_anywhere(&self, realm: RealmId, commit: &Commit) -> Result<Put, NodeError> {
+        self.commit_anywhere_as(realm, commit, Role::Whole).await
+    }
+
+    /// The same, for what is a part of a large blob.
+    pub(super) async fn commit_anywhere_as(
+        &self,
+        realm: RealmId,
+        commit: &Commit,
+        role: Role,
+    ) -> Result<Put, NodeError> {
         loop {
-            match self.commit(realm, commit).await {
+            match self.commit_as(realm, commit, role).await {
                 Err(NodeError::Moved { .. }) => {}
                 committed => return committed,
             }
@@ -249,7 +260,7 @@ impl<D: NodeDrive> NodeStore<D> {
                 position: to,
                 ..*commit
             };
-            match self.commit(realm, &there).await {
+            match self.commit_as(realm, &there, role).await {
                 // Drives have come or gone meanwhile: it is another one's now.
                 Err(NodeError::Moved { .. }) => {
                     self.abandon(realm, to).await;
@@ -301,6 +312,11 @@ impl<D: NodeDrive> NodeStore<D> {
             block += count;
         }
         Ok(to)
+    }
+
+    /// Bytes of each part, but the last one, of a blob that is put in parts now.
+    pub fn part_bytes(&self) -> u64 {
+        part_bytes(self.table().slab_blocks)
     }
 
     /// The longest blob that fits each of the drives; 0 where none is there.

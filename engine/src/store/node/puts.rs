@@ -11,6 +11,7 @@
 
 use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::oneshot;
@@ -57,7 +58,7 @@ pub(super) struct UnderWay<D: NodeDrive> {
     key: Key,
     pub(super) generation: u64,
     /// It leaves nothing that has to be swept up.
-    pub(super) is_clean: bool,
+    is_clean: AtomicBool,
 }
 
 impl<D: NodeDrive> UnderWay<D> {
@@ -76,8 +77,12 @@ impl<D: NodeDrive> UnderWay<D> {
             realm,
             key,
             generation,
-            is_clean: true,
+            is_clean: AtomicBool::new(true),
         }
+    }
+
+    pub(super) fn set_clean(&self, is_clean: bool) {
+        self.is_clean.store(is_clean, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +90,7 @@ impl<D: NodeDrive> Drop for UnderWay<D> {
     fn drop(&mut self) {
         let put = (self.realm, self.key, self.generation);
         self.shared.large.inner().under_way.remove(&put);
-        if !self.is_clean {
+        if !*self.is_clean.get_mut() {
             self.shared.command(Command::Sweep);
         }
     }
