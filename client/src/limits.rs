@@ -84,6 +84,12 @@ pub const ALIGNMENT: usize = 4096;
 /// Windows that a blob client remembers.
 pub const WINDOWS_REMEMBERED: usize = 64 << 10;
 
+/// Parts of a blob that are on their way to a node at a time, by one put.
+pub const PARTS_AT_ONCE: usize = 4;
+
+/// How often a part is sent where the connection is lost.
+pub const PART_TRIES: u32 = 3;
+
 /// How often a blob may move while it is being read.
 pub const MOVES_MAX: u32 = 8;
 

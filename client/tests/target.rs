@@ -345,9 +345,11 @@ fn what_a_namespace_cannot_do_is_said_in_words() {
         (
             oriel_protocol::Command::Reserve {
                 length: Length::new(9).unwrap(),
+                part: None,
             },
             32,
         ),
+        (oriel_protocol::Command::Begin { key }, 32),
         (oriel_protocol::Command::Commit { records: 1 }, 64),
         (oriel_protocol::Command::Put, 8192),
         (oriel_protocol::Command::Map { offset: 0 }, 4096),

@@ -1,17 +1,19 @@
 //! The blob protocol's commands, served.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_ec::Crc32c;
 use oriel_engine::store::{
-    self, BLOCK_BYTES, Commit, Described, Form, NodeDrive, Put, SpdkDrive, window_blocks,
+    self, BLOCK_BYTES, Commit, Described, Form, Found, NodeDrive, PartsPut, Put, SpdkDrive,
+    window_blocks,
 };
 use oriel_protocol::limits::{COMMIT_RECORDS_MAX, PROBE_KEYS_MAX};
 use oriel_protocol::{
-    Arguments, Blob, Checksum, Chunk, Command, DecodeError, Epoch, Key, KeyKind, Length,
-    ListRequest, Listed, Located, Location, Opcode, Page, Position, Stat, Status, StoreId, Vector,
-    Window, decode_commit, decode_keys, decode_put,
+    Arguments, Begun, Blob, Checksum, Chunk, Command, DecodeError, Epoch, InParts, Key, KeyKind,
+    Length, ListRequest, Listed, Located, Location, Opcode, Page, Part, PartOf, Place, Position,
+    PutId, Stat, Status, StoreId, Vector, Window, decode_commit, decode_keys, decode_put,
 };
 use oriel_spdk::device::{NvmeCommand, Request};
 
@@ -59,12 +61,12 @@ pub(crate) fn serve_at_once(serving: &Serving, mut request: Request) -> Option<R
     let Some(described) = store.describe_at_once(*realm, &engine_key(&key)) else {
         return Some(request);
     };
-    let located = location(described).and_then(|blob| located(&mut request, Some(blob)));
+    let located = location(described).and_then(|of| located(&mut request, Some(Place::Window(of))));
     end(request, located);
     None
 }
 
-fn located(request: &mut Request, blob: Option<Location>) -> Answer {
+fn located(request: &mut Request, blob: Option<Place>) -> Answer {
     let epoch = NO_EPOCH;
     write(request, &Located { blob, epoch }.encode())
 }
@@ -116,9 +118,9 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
     let Serves { store, realm, .. } = serves;
     match command {
         Command::Locate { key } => {
-            let described = store.describe(*realm, &engine_key(key)).await;
-            let described = described.map_err(|error| refused(&error))?;
-            located(request, described.map(location).transpose()?)
+            let found = store.find(*realm, &engine_key(key)).await;
+            let found = found.map_err(|error| refused(&error))?;
+            located(request, found.map(place).transpose()?)
         }
         Command::Delete { key } => {
             let deleted = Box::pin(store.delete(*realm, engine_key(key))).await;
@@ -133,12 +135,18 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
                 .map(|bits| bits as u32)
                 .map_err(|error| refused(&error))
         }
-        Command::Reserve { length } => {
+        Command::Reserve { length, part } => {
             let of_realm = store.realm_stat(*realm).await.ok_or(Status::NotReady)?;
             if of_realm.reservations >= RESERVATIONS_MAX {
                 return Err(Status::Busy.into());
             }
-            let reserved = Box::pin(store.reserve_anywhere(*realm, length.get())).await;
+            let reserved = match part {
+                None => Box::pin(store.reserve_anywhere(*realm, length.get())).await,
+                Some(PartOf { put, number }) => {
+                    let put = serves.put(*put)?;
+                    Box::pin(store.reserve_part(&put, *number, length.get())).await
+                }
+            };
             let reserved = reserved.map_err(|error| refused(&error))?;
             let left = reserved.deadline.since(serves.clock.now());
             let window = Window {
@@ -153,6 +161,33 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
         Command::List(list_request) => Box::pin(list(serving, list_request, request)).await,
         Command::Map { offset } => {
             Chunk::encode(&[], *offset, NO_EPOCH, data(request)?);
+            Ok(0)
+        }
+        Command::Begin { key } => {
+            let put = store.begin_put(*realm, engine_key(key));
+            let put = put.map_err(|error| refused(&error))?;
+            let part_bytes = put.part_bytes();
+            let begun = Begun {
+                put: serves.puts.add(*realm, put, serves.clock.now())?,
+                part_bytes,
+                time_left_ms: whole_ms(serves.puts.time()),
+            };
+            write(request, &begun.encode())
+        }
+        Command::Part(part) => Box::pin(commit_part(serves, part)).await,
+        Command::Finish { put, length, kind } => {
+            let of = serves.put(*put)?;
+            let finished = Box::pin(store.finish_put(&of, engine_kind(*kind), length.get())).await;
+            serves.end(*put, &of);
+            finished.map(created).map_err(|error| refused(&error))
+        }
+        Command::Hold { put, is_over } => {
+            let of = serves.put(*put)?;
+            if *is_over {
+                let given_up = Box::pin(store.give_up_put(&of)).await;
+                serves.end(*put, &of);
+                given_up.map_err(|error| refused(&error))?;
+            }
             Ok(0)
         }
         Command::Stat => {
@@ -174,6 +209,52 @@ fn engine_kind(kind: KeyKind) -> store::KeyKind {
     match kind {
         KeyKind::Name => store::KeyKind::Name,
         KeyKind::Content => store::KeyKind::Content,
+    }
+}
+
+fn created(put: Put) -> u32 {
+    match put {
+        Put::Created => 1,
+        Put::AlreadyThere => 0,
+    }
+}
+
+impl Serves {
+    /// A put by parts, which goes on by that.
+    fn put(&self, put: PutId) -> Result<Arc<PartsPut<SpdkDrive>>, Status> {
+        self.puts.of(self.realm, put, self.clock.now())
+    }
+
+    fn end(&self, id: PutId, put: &PartsPut<SpdkDrive>) {
+        if put.is_over() {
+            self.puts.forget(self.realm, id);
+        }
+    }
+}
+
+async fn commit_part(serves: &Serves, part: &Part) -> Answer {
+    let put = serves.put(part.of.put)?;
+    let commit = Commit {
+        // Which is the part's is the store's business.
+        key: put.key(),
+        kind: engine_kind(part.kind),
+        position: store::Position(part.position.0),
+        length: part.length.into(),
+        checksum: part.checksum,
+    };
+    let number = part.of.number;
+    let committed = serves.store.commit_part(&put, number, &commit).await;
+    committed.map(created).map_err(|error| refused(&error))
+}
+
+fn place(found: Found) -> Result<Place, Refusal> {
+    match found {
+        Found::Window(described) => Ok(Place::Window(location(described)?)),
+        Found::Parts(manifest) => Ok(Place::Parts(InParts {
+            put: PutId(manifest.generation),
+            length: Length::new(manifest.length).ok_or(Status::Internal)?,
+            part_bytes: manifest.part_bytes,
+        })),
     }
 }
 
@@ -248,10 +329,7 @@ async fn put(serving: &Serving, request: &mut Request) -> Answer {
     }
     let (key, kind) = (engine_key(&key), engine_kind(kind));
     let put = store.put_payload(*realm, key, kind, payload, length.get());
-    match put.await.1.map_err(|error| refused(&error))? {
-        Put::Created => Ok(1),
-        Put::AlreadyThere => Ok(0),
-    }
+    put.await.1.map(created).map_err(|error| refused(&error))
 }
 
 /// A page of what lies behind the cursor, less what the prefix leaves out.
@@ -265,8 +343,7 @@ async fn list(serving: &Serving, list: &ListRequest, request: &mut Request) -> A
     let mut blobs = Vec::with_capacity(page.blobs.len());
     for blob in &page.blobs {
         let key = Key::new(*blob.key.bytes());
-        // One in parts is at no one place.
-        if blob.location.form == Form::Whole && list.prefix.is_of(&key) {
+        if blob.location.form != Form::Part && list.prefix.is_of(&key) {
             blobs.push(Listed {
                 key,
                 position: Position(blob.location.position.0),
@@ -296,6 +373,7 @@ async fn stat(serves: &Serves) -> Result<Stat, Refusal> {
         probe_keys_max: PROBE_KEYS_MAX as u16,
         commit_records_max: COMMIT_RECORDS_MAX as u16,
         length_max,
+        part_bytes: store.part_bytes(),
         capacity_blocks: here.map(|drive| drive.capacity_blocks).sum(),
         used_blocks,
         quota_blocks: of_realm.quota_blocks,

@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oriel_engine::clock::Clock;
 use oriel_engine::reactor::spawn_local;
@@ -25,6 +25,7 @@ use oriel_spdk::device::{Device, Request};
 
 use crate::commands;
 use crate::limits::REQUESTS_MAX;
+use crate::puts::Puts;
 use crate::status::{Doing, io_error, status_of};
 
 /// What a realm's device serves, on every core.
@@ -34,6 +35,8 @@ pub(crate) struct Serves {
     pub(crate) realm: RealmId,
     pub(crate) is_cache: bool,
     pub(crate) clock: Clock,
+    /// Those of all realms.
+    pub(crate) puts: Arc<Puts>,
 }
 
 /// The device of one realm.
@@ -92,6 +95,7 @@ impl Device for LogDevice {
                 realm: serves.realm,
                 is_cache: serves.is_cache,
                 clock: serves.clock.clone(),
+                puts: serves.puts.clone(),
             },
             under_way: Cell::new(0),
             malformed: Cell::new(0),

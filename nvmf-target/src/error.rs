@@ -89,6 +89,9 @@ pub enum StartError {
         /// Why not.
         source: PollGroupError,
     },
+    /// A task was not begun.
+    #[error("this core has as many tasks as it may: start the node before other work")]
+    Tasks,
     /// A core has stopped.
     #[error("core {core} has stopped: restart the program")]
     Core {

@@ -21,6 +21,7 @@ mod hosts;
 pub mod limits;
 mod node;
 mod observe;
+mod puts;
 mod status;
 
 pub use error::{StartError, StopError};

@@ -1,5 +1,7 @@
 //! Every fixed size of this crate, and how the sizes relate.
 
+use std::time::Duration;
+
 use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS, QUIET_BLOCKS, TRANSFER_BYTES_MAX};
 
 /// Requests that one realm may have under way on one core; more are told that it is busy.
@@ -8,6 +10,13 @@ pub const REQUESTS_MAX: usize = 4096;
 /// Windows that a realm may have reserved at a time; a host that wants more is told that it is busy. The node remembers eight bytes
 /// for each block of them.
 pub const RESERVATIONS_MAX: u64 = 1024;
+
+/// Blobs that a realm may have put by parts at a time; a host that wants more is told that it is busy.
+pub const PUTS_MAX: usize = 256;
+
+/// How long a put by parts lasts without a command for it, unless the node's specification says otherwise. What is left of one
+/// whose host is gone takes room as long as that.
+pub const PUT_TIME: Duration = Duration::from_secs(300);
 
 /// The data of one command at most, READs and WRITEs included.
 ///

@@ -5,9 +5,11 @@ mod realms;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use oriel_engine::clock::Clock;
-use oriel_engine::reactor::{self, CoreId};
+use oriel_engine::reactor::{self, CoreId, JoinHandle};
 use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive, StoreId};
 use oriel_spdk::Subsystems;
 use oriel_spdk::device::Registered;
@@ -19,6 +21,7 @@ use oriel_spdk::nvmf::{
 use crate::error::{StartError, StopError};
 use crate::hosts::Hosts;
 use crate::limits::IO_BYTES_MAX;
+use crate::puts::{self, Puts};
 pub use hosts::HostsError;
 use hosts::Keys;
 use realms::Of;
@@ -47,6 +50,8 @@ pub struct NodeSpec {
     pub transports: Vec<TransportOptions>,
     /// Where it listens, for all realms.
     pub listeners: Vec<Address>,
+    /// How long a put by parts lasts without a command for it: [`crate::limits::PUT_TIME`], if nothing speaks against it.
+    pub put_time: Duration,
 }
 
 impl NodeSpec {
@@ -111,6 +116,9 @@ pub struct Node {
     store: NodeStore<SpdkDrive>,
     clock: Clock,
     spec: NodeSpec,
+    puts: Arc<Puts>,
+    /// Gives up puts by parts of which nothing is heard.
+    watch: JoinHandle<()>,
 }
 
 /// A realm that hosts can connect to.
@@ -162,14 +170,15 @@ impl Node {
             target: Target::new(subsystems, &options)?,
             devices: Vec::new(),
         };
+        let puts = Arc::new(Puts::new(spec.put_time));
         let mut keys = Keys::default();
         let hosts = spec.realms.iter().map(|realm| &realm.hosts);
         let built = match keys.add(subsystems, hosts).await {
-            Ok(()) => build(&mut parts, store, clock, spec, &keys).await,
+            Ok(()) => build(&mut parts, store, clock, spec, &keys, &puts).await,
             Err(error) => Err(error.into()),
         };
         match built {
-            Ok((discovery, realms)) => Ok(Self {
+            Ok((discovery, realms, watch)) => Ok(Self {
                 target: parts.target,
                 devices: parts.devices,
                 _discovery: discovery,
@@ -178,6 +187,8 @@ impl Node {
                 store: store.clone(),
                 clock: clock.clone(),
                 spec: spec.clone(),
+                puts,
+                watch,
             }),
             Err(error) => {
                 if let Err(also) = parts.end().await {
@@ -191,13 +202,17 @@ impl Node {
     /// Ends it: hosts lose their connections, what they have begun is done first.
     pub async fn stop(self) -> Result<(), StopError> {
         let Self {
-            target, devices, ..
+            target,
+            devices,
+            watch,
+            ..
         } = self;
+        watch.cancel().await;
         Parts { target, devices }.end().await
     }
 }
 
-type Built = (Subsystem<Running>, Vec<Served>);
+type Built = (Subsystem<Running>, Vec<Served>, JoinHandle<()>);
 
 async fn build(
     parts: &mut Parts,
@@ -205,6 +220,7 @@ async fn build(
     clock: &Clock,
     spec: &NodeSpec,
     keys: &Keys,
+    puts: &Arc<Puts>,
 ) -> Result<Built, StartError> {
     for transport in &spec.transports {
         let sized = TransportOptions {
@@ -227,6 +243,7 @@ async fn build(
             clock,
             spec,
             keys,
+            puts,
         };
         running.push(of.serve(devices, realm).await?);
     }
@@ -234,7 +251,8 @@ async fn build(
     for listener in &spec.listeners {
         discovery.add_listener(*listener).await?;
     }
-    Ok((discovery.start().await?, running))
+    let watch = puts::watch(puts, clock).map_err(|_| StartError::Tasks)?;
+    Ok((discovery.start().await?, running, watch))
 }
 
 thread_local! {

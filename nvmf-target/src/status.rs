@@ -35,6 +35,15 @@ pub(crate) fn status_of(error: &NodeError, doing: Doing) -> Status {
         NodeError::LogEnds { .. } => Status::LogEnds,
         NodeError::Memory(_) => Status::Busy,
         NodeError::Closing => Status::NotReady,
+        NodeError::TooLarge { .. } => Status::TooLarge,
+        NodeError::PutOver => Status::NoSuchPut,
+        NodeError::PartUnderWay => Status::BeingWritten,
+        NodeError::OtherPart { .. } | NodeError::OnePart { .. } | NodeError::NotHashed { .. } => {
+            Status::OtherParts
+        }
+        NodeError::PartGone { .. } => Status::PartGone,
+        NodeError::OtherContent { .. } => Status::OtherContent,
+        NodeError::Part { source, .. } => return status_of(source, doing),
         NodeError::Drive { source, .. } => of_store(source, doing),
         _ => Status::Internal,
     };

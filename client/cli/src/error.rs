@@ -132,10 +132,10 @@ pub(crate) enum CliError {
     NoTable,
     #[error("it is empty, and a blob has at least one byte: leave it out")]
     Empty,
-    #[error(
-        "it has {bytes} bytes, and a blob of this node up to {max}: cut it (split -b {max}), or format the node with longer slabs"
-    )]
+    #[error("it has {bytes} bytes, and a blob of this node up to {max}: cut it (split -b {max})")]
     TooLong { bytes: u64, max: u64 },
+    #[error("it grows while it is read: put it when it is whole")]
+    Grows,
     #[error("it is no file: put files, folders (-r) or - for standard input")]
     NoFile,
     #[error(
@@ -150,6 +150,10 @@ pub(crate) enum CliError {
         "it changed on the node while it was written out, so what was written may be of two blobs: get it again into a file"
     )]
     Changed,
+    #[error(
+        "the pipe's bytes cannot be kept until their hash is known ({0}): give it a name (--name), or set TMPDIR to a folder with room for them"
+    )]
+    Spool(io::Error),
     #[error("standard output cannot be written ({0}): check where it goes")]
     Output(io::Error),
     #[error("no thread can be started ({0}): try fewer --jobs than {JOBS_MAX}")]
@@ -264,7 +268,7 @@ fn of_status(status: Option<Status>) -> Exit {
 }
 
 /// Whether it helps to put a blob once more from its beginning: the connection was lost and nobody knows whether it was done, or the
-/// node began anew in the middle and knows nothing of its window.
+/// node began anew in the middle and knows nothing of its window or put.
 pub(crate) fn wants_another_try(error: &CliError) -> bool {
     let source = match error {
         CliError::Blob(BlobError::Refused { source, .. } | BlobError::Transport(source)) => source,
@@ -284,6 +288,7 @@ pub(crate) fn wants_another_try(error: &CliError) -> bool {
                     | Status::NotWritten
                     | Status::OtherChecksum
                     | Status::NotReady
+                    | Status::NoSuchPut
             )
         )
 }

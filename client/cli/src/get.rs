@@ -9,7 +9,7 @@
 use std::sync::mpsc::sync_channel;
 
 use oriel_client::block_on;
-use oriel_protocol::Location;
+use oriel_protocol::Place as Whereabouts;
 use serde::Serialize;
 
 use crate::connect::Node;
@@ -48,7 +48,7 @@ fn fetch(node: &Node, out: &Out, get: &Get) -> Result<(), CliError> {
         let mut writing = Writing::begin(&get.place, get.makes_folders)?;
         if copy(node, out, get, &location, &mut writing)? {
             writing.finish()?;
-            break location.length.get();
+            break location.length().get();
         }
         if !writing.can_begin_again() || tries == TRIES {
             return Err(CliError::Changed);
@@ -72,11 +72,11 @@ fn copy(
     node: &Node,
     out: &Out,
     get: &Get,
-    location: &Location,
+    location: &Whereabouts,
     writing: &mut Writing,
 ) -> Result<bool, CliError> {
     let key = &get.wanted.key;
-    let length = location.length.get();
+    let length = location.length().get();
     out.expect(length);
     let read = |offset: u64| {
         let bytes = PART_BYTES.min(length - offset);
@@ -127,7 +127,8 @@ fn copy(
     if hash.finalize().as_bytes() == key.bytes() {
         return Ok(true);
     }
-    // A blob goes from place to place and never back, so one that is still there was read from there alone.
+    // A blob goes from place to place and never back, so one that is still there was read from there alone; and what another
+    // put has stored in parts are other parts.
     let now = block_on(node.blobs.locate(key))?;
-    Ok(now.is_some_and(|now| now.position == location.position))
+    Ok(now.as_ref() == Some(location))
 }

@@ -26,6 +26,7 @@ mod out;
 mod ping;
 mod place;
 mod put;
+mod stream;
 mod top;
 
 use std::io::{IsTerminal, Write};

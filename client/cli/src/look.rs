@@ -3,7 +3,7 @@
 use oriel_client::blob::{BlobError, Transport};
 use oriel_client::block_on;
 use oriel_protocol::limits::BLOCK_BYTES;
-use oriel_protocol::{Checksum, Chunk, Command, Prefix, Stat, result};
+use oriel_protocol::{Checksum, Chunk, Command, Location, Place, Prefix, Stat, result};
 use serde::Serialize;
 
 use crate::connect::Node;
@@ -75,35 +75,63 @@ struct Located {
     checksum: String,
     vector_position: Option<u64>,
     vector_blocks: Option<u32>,
+    /// Of a blob in parts: which of them this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<u16>,
 }
 
 pub(crate) fn locate(node: &Node, out: &Out, keys: &[Wanted]) -> Result<Exit, CliError> {
     // One after the other, since the answers stand in the order of the questions.
     crew::each(out, 1, keys, Wanted::shown, |wanted| {
-        let location = block_on(node.blobs.locate(&wanted.key))?.ok_or(CliError::NoBlob)?;
-        let (position, length) = (location.position.0, location.length);
-        let (checksum, vector) = match location.checksum {
-            Checksum::Blocks(checksum) => (checksum, None),
-            Checksum::Vector(vector) => (vector.checksum, Some(vector)),
+        let place = block_on(node.blobs.locate(&wanted.key))?.ok_or(CliError::NoBlob)?;
+        let parts = match place {
+            Place::Window(location) => return told(out, wanted, &location, None),
+            Place::Parts(parts) => parts,
         };
-        let object = Located {
-            key: wanted.key.to_string(),
-            position,
-            blocks: length.blocks(),
-            bytes: length.get(),
-            offset_bytes: position * BLOCK_BYTES,
-            checksum: format!("{checksum:08x}"),
-            vector_position: vector.map(|vector| vector.position.0),
-            vector_blocks: vector.map(|vector| vector.blocks),
-        };
-        let text = format_args!(
-            "block {position}, {} blocks, {} bytes  {}",
-            length.blocks(),
-            length.get(),
-            wanted.shown()
-        );
-        out.line(text, &object)
+        for piece in parts.pieces(0, u64::MAX) {
+            let part = parts.part_key(&wanted.key, piece.number);
+            match block_on(node.blobs.locate(&part))? {
+                Some(Place::Window(location)) => {
+                    told(out, wanted, &location, Some(piece.number))?;
+                }
+                _ => return Err(CliError::NoBlob),
+            }
+        }
+        Ok(())
     })
+}
+
+/// Says where a blob is, or a part of it.
+fn told(
+    out: &Out,
+    wanted: &Wanted,
+    location: &Location,
+    part: Option<u16>,
+) -> Result<(), CliError> {
+    let (position, length) = (location.position.0, location.length);
+    let (checksum, vector) = match location.checksum {
+        Checksum::Blocks(checksum) => (checksum, None),
+        Checksum::Vector(vector) => (vector.checksum, Some(vector)),
+    };
+    let object = Located {
+        key: wanted.key.to_string(),
+        position,
+        blocks: length.blocks(),
+        bytes: length.get(),
+        offset_bytes: position * BLOCK_BYTES,
+        checksum: format!("{checksum:08x}"),
+        vector_position: vector.map(|vector| vector.position.0),
+        vector_blocks: vector.map(|vector| vector.blocks),
+        part,
+    };
+    let which = part.map_or(String::new(), |part| format!("part {part}: "));
+    let text = format_args!(
+        "{which}block {position}, {} blocks, {} bytes  {}",
+        length.blocks(),
+        length.get(),
+        wanted.shown()
+    );
+    out.line(text, &object)
 }
 
 #[derive(Serialize)]
@@ -146,6 +174,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) reservations: u64,
     is_cache: bool,
     blob_bytes_max: u64,
+    window_bytes_max: u64,
+    part_bytes: u64,
     transfer_bytes_max: u32,
     probe_keys_max: u16,
     commit_records_max: u16,
@@ -165,7 +195,9 @@ impl<'a> Figures<'a> {
             realm_blobs: stat.realm_blobs,
             reservations: stat.reservations,
             is_cache: stat.is_cache,
-            blob_bytes_max: stat.length_max.get(),
+            blob_bytes_max: stat.longest(),
+            window_bytes_max: stat.length_max.get(),
+            part_bytes: stat.part_bytes,
             transfer_bytes_max: stat.transfer_bytes_max,
             probe_keys_max: stat.probe_keys_max,
             commit_records_max: stat.commit_records_max,
@@ -203,7 +235,7 @@ pub(crate) fn stat(node: &Node, out: &Out) -> Result<Exit, CliError> {
          blobs      {}, {} with their checksums\n\
          quota      {quota}\n\
          reserved   {} windows\n\
-         blob       up to {}",
+         blob       up to {}, in one window up to {}",
         figures.store,
         size(figures.used_bytes),
         size(figures.capacity_bytes),
@@ -212,6 +244,7 @@ pub(crate) fn stat(node: &Node, out: &Out) -> Result<Exit, CliError> {
         size(figures.realm_used_bytes),
         figures.reservations,
         size(figures.blob_bytes_max),
+        size(figures.window_bytes_max),
     );
     out.line(text, &figures)?;
     Ok(Exit::Done)

@@ -1,11 +1,12 @@
 //! Storing blobs.
 
 use std::fs::File;
-use std::io::{self, Read, stdin};
+use std::io::Read;
 use std::time::Duration;
 
 use oriel_client::blob::Put as Outcome;
 use oriel_client::block_on;
+use oriel_client::limits::PARTS_AT_ONCE;
 use oriel_protocol::limits::BLOCK_BYTES;
 use oriel_protocol::{Key, KeyKind};
 use serde::Serialize;
@@ -15,8 +16,9 @@ use crate::crew::{self, Budget};
 use crate::error::{CliError, Exit, wants_another_try};
 use crate::files::{Item, Source};
 use crate::keys::of_content;
-use crate::limits::{BYTES_UNDER_WAY, TRIES};
+use crate::limits::{BYTES_UNDER_WAY, PART_BYTES, PARTS_AHEAD, TRIES};
 use crate::out::Out;
+use crate::stream::{self, Input, Stored};
 
 /// Before a blob is put once more: a node that has just begun anew may not be ready.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,7 +31,7 @@ pub(crate) struct Put {
 }
 
 #[derive(Serialize)]
-struct Stored<'a> {
+struct Line<'a> {
     key: String,
     path: &'a str,
     bytes: u64,
@@ -61,70 +63,110 @@ pub(crate) fn run(node: &Node, out: &Out, puts: &mut [Put], jobs: u16) -> Result
 
 fn store(node: &Node, out: &Out, budget: &Budget, put: &Put) -> Result<(), CliError> {
     let Put { item, key } = put;
-    let max = node.stat.length_max.get();
+    let max = node.stat.longest();
     if item.bytes > max {
         let bytes = item.bytes;
         return Err(CliError::TooLong { bytes, max });
     }
-    let known = match item.bytes {
-        // A pipe's length shows at its end.
-        0 => max,
-        bytes => bytes,
-    };
-    let _share = budget.take(known);
+    let _share = budget.take(match is_taken_whole(node, item.bytes) {
+        true => item.bytes,
+        false => memory_of_stream(node),
+    });
     let mut tries = 1;
-    loop {
-        let bytes = read(&item.source, item.bytes, max)?;
-        let length = bytes.len() as u64;
-        let (key, kind) = match key {
-            Some(key) => (*key, KeyKind::Name),
-            None => (of_content(&bytes), KeyKind::Content),
-        };
-        let stored = block_on(node.blobs.put(key, kind, bytes)).map_err(CliError::from);
-        let created = match stored {
-            Ok(outcome) => outcome == Outcome::Created,
+    let stored = loop {
+        match store_once(node, out, item, *key) {
+            Ok(stored) => break stored,
             // It may have been stored: then it is there already. What came by a pipe is not to be had again.
-            Err(error)
-                if wants_another_try(&error) && item.source != Source::Input && tries < TRIES =>
-            {
+            Err(error) if wants_another_try(&error) && item.bytes > 0 && tries < TRIES => {
                 tries += 1;
                 std::thread::sleep(PAUSE);
-                continue;
             }
             Err(error) => return Err(error),
-        };
-        out.advance(length);
-        if !created && kind == KeyKind::Name {
-            out.note(format_args!(
-                "{}: there was a blob of that name or key, and it stays as it was",
-                item.label
-            ));
         }
-        let object = Stored {
-            key: key.to_string(),
-            path: &item.label,
-            bytes: length,
-            created,
-        };
-        return out.line(format_args!("{key}  {}", item.label), &object);
-    }
-}
-
-/// All bytes, with room for the rest of the last block; no more than one more than there may be.
-fn read(source: &Source, expected: u64, max: u64) -> Result<Vec<u8>, CliError> {
-    let mut bytes = Vec::with_capacity(expected.next_multiple_of(BLOCK_BYTES) as usize);
-    let taken = match source {
-        Source::Input => take(stdin().lock(), max, &mut bytes),
-        Source::File(path) => File::open(path).and_then(|file| take(file, max, &mut bytes)),
     };
-    taken.map_err(CliError::Unreadable)?;
-    match bytes.len() as u64 {
-        0 => Err(CliError::Empty),
-        bytes if bytes > max => Err(CliError::TooLong { bytes, max }),
-        _ => Ok(bytes),
+    let Stored {
+        key, kind, bytes, ..
+    } = stored;
+    if !stored.is_new && kind == KeyKind::Name {
+        out.note(format_args!(
+            "{}: there was a blob of that name or key, and it stays as it was",
+            item.label
+        ));
     }
+    let object = Line {
+        key: key.to_string(),
+        path: &item.label,
+        bytes,
+        created: stored.is_new,
+    };
+    out.line(format_args!("{key}  {}", item.label), &object)
 }
 
-fn take(from: impl Read, max: u64, bytes: &mut Vec<u8>) -> io::Result<usize> {
-    from.take(max + 1).read_to_end(bytes)
+/// Whether a file of so many bytes goes through memory as a whole, into one window.
+fn is_taken_whole(node: &Node, bytes: u64) -> bool {
+    (1..=whole_max(node)).contains(&bytes)
+}
+
+fn whole_max(node: &Node) -> u64 {
+    node.stat.length_max.get().min(BYTES_UNDER_WAY)
+}
+
+/// What is in memory of one that does not: parts that are sent, one that is filled, and what is read ahead.
+fn memory_of_stream(node: &Node) -> u64 {
+    (PARTS_AT_ONCE as u64 + 1) * node.stat.part_bytes + (PARTS_AHEAD as u64 + 2) * PART_BYTES
+}
+
+fn store_once(node: &Node, out: &Out, item: &Item, key: Option<Key>) -> Result<Stored, CliError> {
+    let named = key.map(|key| (key, KeyKind::Name));
+    let content = |key| (key, KeyKind::Content);
+    // A pipe's length shows at its end.
+    if item.bytes == 0 {
+        return match stream::of_pipe(&item.source, node.stat.part_bytes)? {
+            Input::Memory(bytes) => put_whole(node, out, named, bytes),
+            Input::Stream(input) => match named {
+                Some(named) => stream::put(node, out, named, input),
+                None => {
+                    let (key, file) = stream::spool(input, node.stat.longest())?;
+                    stream::put(node, out, content(key), file)
+                }
+            },
+        };
+    }
+    let Source::File(path) = &item.source else {
+        return Err(CliError::NoFile);
+    };
+    let mut file = File::open(path).map_err(CliError::Unreadable)?;
+    if is_taken_whole(node, item.bytes) {
+        let mut bytes = Vec::with_capacity(item.bytes.next_multiple_of(BLOCK_BYTES) as usize);
+        let most = whole_max(node);
+        let taken = file.take(most + 1).read_to_end(&mut bytes);
+        return match taken.map_err(CliError::Unreadable)? as u64 {
+            0 => Err(CliError::Empty),
+            bytes if bytes > most => Err(CliError::Grows),
+            _ => put_whole(node, out, named, bytes),
+        };
+    }
+    let key = match named {
+        Some(named) => named,
+        None => content(stream::key_of(&mut file).map_err(CliError::Unreadable)?),
+    };
+    stream::put(node, out, key, file)
+}
+
+fn put_whole(
+    node: &Node,
+    out: &Out,
+    key: Option<(Key, KeyKind)>,
+    bytes: Vec<u8>,
+) -> Result<Stored, CliError> {
+    let length = bytes.len() as u64;
+    let (key, kind) = key.unwrap_or_else(|| (of_content(&bytes), KeyKind::Content));
+    let outcome = block_on(node.blobs.put(key, kind, bytes))?;
+    out.advance(length);
+    Ok(Stored {
+        key,
+        kind,
+        bytes: length,
+        is_new: outcome == Outcome::Created,
+    })
 }

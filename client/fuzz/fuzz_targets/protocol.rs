@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use oriel_protocol::{
-    Arguments, Chunk, Command, Key, Length, ListRequest, Located, Page, Position, Prefix, Stat,
+    Arguments, Begun, Chunk, Command, Key, Length, ListRequest, Located, Page, Position, Prefix, Stat,
     Window, decode_commit, decode_keys, decode_put, encode_commit, encode_keys, encode_put,
     trailer,
 };
@@ -22,6 +22,9 @@ fuzz_target!(|input: (u8, u8, [u32; 8], u64, &[u8])| {
     }
     if let Ok(window) = Window::decode(bytes) {
         assert_eq!(window.encode()[..], *bytes);
+    }
+    if let Ok(begun) = Begun::decode(bytes) {
+        assert_eq!(begun.encode()[..], *bytes);
     }
     if let Ok(stat) = Stat::decode(bytes) {
         assert_eq!(stat.encode()[..], *bytes);

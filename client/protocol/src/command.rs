@@ -17,13 +17,17 @@ use crate::list::{LIST_HEADER_BYTES, LISTED_BYTES};
 use crate::location::LOCATION_BYTES;
 use crate::map::CHUNK_HEADER_BYTES;
 use crate::opcode::Opcode;
+use crate::parts::{BEGUN_BYTES, Part, PartOf, PutId, number_of_part};
 use crate::record::RECORD_BYTES;
 use crate::reserve::WINDOW_BYTES;
 use crate::stat::STAT_BYTES;
-use crate::units::{Key, Length, Position};
+use crate::units::{Key, KeyKind, Length, Position};
 
 /// Bytes of an NVMe command.
 const COMMAND_BYTES: usize = 64;
+
+/// Dword 13 of a RESERVE: the window is for a part.
+const OF_PART: u32 = 1;
 
 /// Where in the command each of the arguments stands.
 const DWORDS_AT: [usize; 8] = [8, 12, 40, 44, 48, 52, 56, 60];
@@ -75,17 +79,25 @@ impl Arguments {
     }
 
     /// The 64-bit number whose lower half is the argument at a place.
-    fn wide(&self, place: usize) -> u64 {
+    pub(crate) fn wide(&self, place: usize) -> u64 {
         u64::from(self.0[place]) | u64::from(self.0[place + 1]) << 32
     }
 
-    fn set_wide(&mut self, place: usize, number: u64) {
+    pub(crate) fn set_wide(&mut self, place: usize, number: u64) {
         self.0[place] = number as u32;
         self.0[place + 1] = (number >> 32) as u32;
     }
 
+    /// The flag that is all of an argument.
+    fn flag(&self, place: usize, field: &'static str) -> Result<bool, DecodeError> {
+        let expected = Expected::Between { least: 0, most: 1 };
+        let found = self.0[place];
+        DecodeError::check(found <= 1, field, u64::from(found), expected)?;
+        Ok(found == 1)
+    }
+
     /// Checks that the arguments at all other places are zero.
-    fn nothing_but(&self, used: &[usize]) -> Result<(), DecodeError> {
+    pub(crate) fn nothing_but(&self, used: &[usize]) -> Result<(), DecodeError> {
         for (place, name) in DWORD_NAMES.into_iter().enumerate() {
             if !used.contains(&place) {
                 DecodeError::exactly(name, u64::from(self.0[place]), 0)?;
@@ -153,10 +165,12 @@ pub enum Command {
         /// How many.
         keys: u8,
     },
-    /// A window for a blob.
+    /// A window for a blob, or for a part of one.
     Reserve {
         /// Of up to so many bytes.
         length: Length,
+        /// The part.
+        part: Option<PartOf>,
     },
     /// Windows become blobs.
     Commit {
@@ -179,6 +193,29 @@ pub enum Command {
     },
     /// Version, limits, figures.
     Stat,
+    /// A blob is to be put by parts.
+    Begin {
+        /// Its key.
+        key: Key,
+    },
+    /// What was written into a window is a part.
+    Part(Part),
+    /// The parts that were put are the blob.
+    Finish {
+        /// The put.
+        put: PutId,
+        /// The blob's length.
+        length: Length,
+        /// What kind of key it has.
+        kind: KeyKind,
+    },
+    /// A put by parts goes on, or does not.
+    Hold {
+        /// The put.
+        put: PutId,
+        /// Whether it is given up.
+        is_over: bool,
+    },
 }
 
 impl Command {
@@ -194,6 +231,10 @@ impl Command {
             Self::List(_) => Opcode::List,
             Self::Map { .. } => Opcode::Map,
             Self::Stat => Opcode::Stat,
+            Self::Begin { .. } => Opcode::Begin,
+            Self::Part(_) => Opcode::Part,
+            Self::Finish { .. } => Opcode::Finish,
+            Self::Hold { .. } => Opcode::Hold,
         }
     }
 
@@ -201,11 +242,30 @@ impl Command {
     pub fn arguments(&self) -> Arguments {
         let mut arguments = Arguments::default();
         match self {
-            Self::Locate { key } | Self::Delete { key } => return Arguments::of_key(key),
+            Self::Locate { key } | Self::Delete { key } | Self::Begin { key } => {
+                return Arguments::of_key(key);
+            }
             Self::Probe { keys: count } | Self::Commit { records: count } => {
                 arguments.0[2] = u32::from(*count);
             }
-            Self::Reserve { length } => arguments.set_wide(2, length.get()),
+            Self::Reserve { length, part } => {
+                arguments.set_wide(2, length.get());
+                if let Some(PartOf { put, number }) = part {
+                    arguments.set_wide(0, put.0);
+                    arguments.0[4] = u32::from(*number);
+                    arguments.0[5] = OF_PART;
+                }
+            }
+            Self::Part(part) => return part.arguments(),
+            Self::Finish { put, length, kind } => {
+                arguments.set_wide(0, put.0);
+                arguments.set_wide(2, length.get());
+                arguments.0[4] = u32::from(*kind == KeyKind::Content);
+            }
+            Self::Hold { put, is_over } => {
+                arguments.set_wide(0, put.0);
+                arguments.0[4] = u32::from(*is_over);
+            }
             Self::List(ListRequest { cursor, prefix }) => {
                 arguments.set_wide(0, u64::from_le_bytes(prefix.bytes));
                 arguments.set_wide(2, cursor.0);
@@ -246,10 +306,33 @@ impl Command {
                 let records = count(arguments.0[2], most, "dword 10, the number of records")?;
                 Self::Commit { records }
             }
-            Opcode::Reserve => {
-                arguments.nothing_but(&[2, 3])?;
-                let length = Length::decode(arguments.wide(2), "dwords 10 and 11, the length")?;
-                Self::Reserve { length }
+            Opcode::Reserve => Self::Reserve {
+                length: Length::decode(arguments.wide(2), "dwords 10 and 11, the length")?,
+                part: decode_part_of(arguments)?,
+            },
+            Opcode::Begin => Self::Begin {
+                key: arguments.key(),
+            },
+            Opcode::Part => Self::Part(Part::decode(arguments)?),
+            Opcode::Finish => {
+                arguments.nothing_but(&[0, 1, 2, 3, 4])?;
+                let is_content = arguments.flag(4, "dword 12, the kind of key")?;
+                Self::Finish {
+                    put: PutId(arguments.wide(0)),
+                    length: Length::decode(arguments.wide(2), "dwords 10 and 11, the length")?,
+                    kind: if is_content {
+                        KeyKind::Content
+                    } else {
+                        KeyKind::Name
+                    },
+                }
+            }
+            Opcode::Hold => {
+                arguments.nothing_but(&[0, 1, 4])?;
+                Self::Hold {
+                    put: PutId(arguments.wide(0)),
+                    is_over: arguments.flag(4, "dword 12, whether the put is over")?,
+                }
             }
             Opcode::Put => {
                 arguments.nothing_but(&[])?;
@@ -291,7 +374,8 @@ impl Command {
         let most = TRANSFER_BYTES_MAX as u64;
         match self {
             Self::Locate { .. } => (LOCATION_BYTES as u64, LOCATION_BYTES as u64),
-            Self::Delete { .. } => (0, 0),
+            Self::Delete { .. } | Self::Part(_) | Self::Finish { .. } | Self::Hold { .. } => (0, 0),
+            Self::Begin { .. } => (BEGUN_BYTES as u64, BEGUN_BYTES as u64),
             Self::Probe { keys } => {
                 let bytes = *keys as u64 * KEY_BYTES as u64;
                 (bytes, bytes)
@@ -317,6 +401,19 @@ fn count(found: u32, most: usize, field: &'static str) -> Result<u8, DecodeError
     let holds = (1..=most as u32).contains(&found);
     DecodeError::check(holds, field, u64::from(found), expected)?;
     Ok(found as u8)
+}
+
+fn decode_part_of(arguments: &Arguments) -> Result<Option<PartOf>, DecodeError> {
+    match arguments.flag(5, "dword 13, whether the window is for a part")? {
+        false => arguments.nothing_but(&[2, 3]).map(|()| None),
+        true => {
+            arguments.nothing_but(&[0, 1, 2, 3, 4, 5])?;
+            Ok(Some(PartOf {
+                put: PutId(arguments.wide(0)),
+                number: number_of_part(arguments.0[4], "dword 12, the number of the part")?,
+            }))
+        }
+    }
 }
 
 fn decode_list(arguments: &Arguments) -> Result<ListRequest, DecodeError> {

@@ -3,7 +3,7 @@
 //! ```text
 //!   64-byte command                               data of the transfer                     completion, dword 0
 //!   ┌───────────┬───────────────────────────┐
-//!   │ opcode    │ Arguments: dwords 2, 3,   │     Location · Window · Page · Chunk · Stat   ◄── to the host
+//!   │ opcode    │ Arguments: dwords 2, 3,   │     Location · Window · Page · Chunk · Begun · Stat  ◄── to the host
 //!   │ (Opcode)  │ 10 to 15 (Command)        │     keys · Blob records · record and bytes    ──► to the controller
 //!   └───────────┴───────────────────────────┘                                                  (`result`)
 //! ```
@@ -23,6 +23,7 @@ mod list;
 mod location;
 mod map;
 mod opcode;
+pub mod parts;
 mod record;
 mod reserve;
 pub mod result;
@@ -34,9 +35,10 @@ mod units;
 pub use command::{Arguments, Command, ListRequest, Prefix, decode_keys, encode_keys};
 pub use error::{DecodeError, Expected};
 pub use list::{LIST_HEADER_BYTES, Listed, Page, PageRecords};
-pub use location::{Checksum, LOCATION_BYTES, Located, Location, Vector};
+pub use location::{Checksum, LOCATION_BYTES, Located, Location, Place, Vector};
 pub use map::{CHUNK_HEADER_BYTES, Chunk};
 pub use opcode::{Direction, Opcode};
+pub use parts::{BEGUN_BYTES, Begun, InParts, Part, PartOf, PutId};
 pub use record::{
     Blob, RECORD_BYTES, decode_commit, decode_put, encode_commit, encode_put, put_bytes,
 };
@@ -49,4 +51,4 @@ pub use units::{Epoch, Key, KeyKind, Length, Position, StoreId};
 pub const SUBSYSTEM_PREFIX: &str = "nqn.2026-11.io.oriel:";
 
 /// The version of all that this crate describes. STAT tells it; a client of another version goes no further.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

@@ -19,6 +19,12 @@ pub const TRANSFER_BYTES_MAX: u32 = 128 << 10;
 /// Every transfer is a multiple of this, as the data digest of NVMe/TCP counts in dwords.
 pub const TRANSFER_UNIT: u32 = 4;
 
+/// Parts of one blob.
+pub const PARTS_MAX: u32 = 1 << 16;
+
+/// Bytes of a part at most.
+pub const PART_BYTES_MAX: u64 = 1 << 31;
+
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
 

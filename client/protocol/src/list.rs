@@ -44,7 +44,7 @@ const _: () =
 pub struct Listed {
     /// Its key.
     pub key: Key,
-    /// The first block of its data.
+    /// The first block of its data; of one in parts, the place where the node has written down what they are.
     pub position: Position,
     /// Its length.
     pub length: Length,
@@ -88,7 +88,8 @@ fn listed(bytes: &[u8]) -> Result<Listed, DecodeError> {
     let record: Record = read("a record of LIST", bytes)?;
     let length = Length::decode(record.length.get(), "the length of a listed blob")?;
     let field = "the position of a listed blob";
-    let position = Position::window(record.position.get(), length.blocks(), field)?;
+    // One in parts has a block of its own there, and its bytes elsewhere.
+    let position = Position::window(record.position.get(), 1, field)?;
     Ok(Listed {
         key: Key::new(record.key),
         position,
@@ -169,7 +170,7 @@ impl<'a> Page<'a> {
             let is_asked_for = request.prefix.is_of(&blob.key);
             let field = "whether a listed key begins with the prefix";
             DecodeError::exactly(field, u64::from(is_asked_for), 1)?;
-            least = found + blob.length.blocks();
+            least = found + 1;
         }
         let next = header.next.get();
         if next != 0 {

@@ -6,6 +6,8 @@
 //!        │ state │ 0    │ checksum │ 0 │ checksum │ position │ length │ position │ blocks │ epoch │ 0     │
 //!        │       │      │ kind     │   │          │          │        │ of the vector     │       │       │
 //!        └───────┴──────┴──────────┴───┴──────────┴──────────┴────────┴──────────┴────────┴───────┴───────┘
+//!
+//!  state 2, in parts     0 in bytes 1 to 7     put      length    bytes of a part, 0    epoch
 //! ```
 
 use zerocopy::little_endian::{U32, U64};
@@ -13,6 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{DecodeError, Expected, read};
 use crate::limits::{NAMESPACE_BLOCKS, QUIET_BLOCKS};
+use crate::parts::{InParts, PutId};
 use crate::units::{Epoch, Length, Position};
 
 /// Bytes of the answer.
@@ -38,6 +41,7 @@ const _: () = assert!(size_of::<Wire>() == LOCATION_BYTES);
 
 const ABSENT: u8 = 0;
 const THERE: u8 = 1;
+const IN_PARTS: u8 = 2;
 const OF_BLOCKS: u8 = 1;
 const OF_VECTOR: u8 = 2;
 
@@ -72,11 +76,30 @@ pub struct Location {
     pub checksum: Checksum,
 }
 
+/// Where the bytes of a blob are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In one window.
+    Window(Location),
+    /// In parts, each under a key of its own.
+    Parts(InParts),
+}
+
+impl Place {
+    /// The blob's length.
+    pub const fn length(&self) -> Length {
+        match self {
+            Self::Window(location) => location.length,
+            Self::Parts(parts) => parts.length,
+        }
+    }
+}
+
 /// What a node knows of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Located {
     /// Where the blob is, if there is one.
-    pub blob: Option<Location>,
+    pub blob: Option<Place>,
     /// The version of the node's routing table: a client that has an older one fetches it.
     pub epoch: Epoch,
 }
@@ -97,11 +120,17 @@ impl Located {
             epoch: self.epoch.0.into(),
             zeros: [0; 24],
         };
-        if let Some(Location {
+        if let Some(Place::Parts(parts)) = self.blob {
+            wire.state = IN_PARTS;
+            wire.position = parts.put.0.into();
+            wire.length = parts.length.get().into();
+            wire.vector_position = parts.part_bytes.into();
+        }
+        if let Some(Place::Window(Location {
             position,
             length,
             checksum,
-        }) = self.blob
+        })) = self.blob
         {
             wire.state = THERE;
             wire.position = position.0.into();
@@ -131,10 +160,10 @@ impl Located {
         DecodeError::zeros("bytes 40 to 63 of the location", &wire.zeros)?;
         let expected = Expected::Between {
             least: one(ABSENT),
-            most: one(THERE),
+            most: one(IN_PARTS),
         };
         DecodeError::check(
-            wire.state <= THERE,
+            wire.state <= IN_PARTS,
             "the location's state",
             one(wire.state),
             expected,
@@ -144,8 +173,18 @@ impl Located {
             DecodeError::zeros("bytes 2 to 35 of the location of no blob", &bytes[2..36])?;
             return Ok(Self { blob: None, epoch });
         }
+        let place = match wire.state {
+            IN_PARTS => {
+                DecodeError::zeros("bytes 2 to 7 of the location of parts", &bytes[2..8])?;
+                DecodeError::zeros("bytes 32 to 35 of the location of parts", &bytes[32..36])?;
+                let put = PutId(wire.position.get());
+                let part_bytes = wire.vector_position.get();
+                Place::Parts(InParts::decode(put, wire.length.get(), part_bytes)?)
+            }
+            _ => Place::Window(location(&wire)?),
+        };
         Ok(Self {
-            blob: Some(location(&wire)?),
+            blob: Some(place),
             epoch,
         })
     }

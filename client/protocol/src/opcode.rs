@@ -86,8 +86,16 @@ opcodes! {
     Put = 0x8d, ToController, "PUT";
     /// The routing table.
     Map = 0x8e, ToHost, "MAP";
+    /// What was written into a window is a part of a blob.
+    Part = 0x90, None, "PART";
     /// Version, limits and figures.
     Stat = 0x92, ToHost, "STAT";
+    /// A blob's parts become the blob.
+    Finish = 0x94, None, "FINISH";
+    /// A put by parts, of a blob that is longer than a window can be.
+    Begin = 0x96, ToHost, "BEGIN";
+    /// A put by parts goes on, or is given up.
+    Hold = 0x98, None, "HOLD";
 }
 
 impl Opcode {
@@ -97,7 +105,7 @@ impl Opcode {
     }
 
     /// Whether a command that was sent and may have been done can be sent again without being asked: those that only
-    /// look. COMMIT, PUT and DELETE come to the same end twice, but their answers then tell less.
+    /// look. COMMIT, PUT, PART and DELETE come to the same end twice, but their answers then tell less.
     pub const fn only_looks(self) -> bool {
         matches!(
             self,

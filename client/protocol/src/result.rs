@@ -49,6 +49,16 @@ pub fn delete(dword: u32) -> Result<bool, DecodeError> {
     flag("dword 0 of a DELETE's completion", dword)
 }
 
+/// PART: whether it is new; the same one can be put twice.
+pub fn part(dword: u32) -> Result<bool, DecodeError> {
+    flag("dword 0 of a PART's completion", dword)
+}
+
+/// FINISH: whether there is a blob where there was none.
+pub fn finish(dword: u32) -> Result<bool, DecodeError> {
+    flag("dword 0 of a FINISH's completion", dword)
+}
+
 /// The others: nothing.
 pub fn nothing(dword: u32) -> Result<(), DecodeError> {
     DecodeError::exactly("dword 0 of the completion", u64::from(dword), 0)

@@ -6,10 +6,10 @@
 //!        │magic │ version │ block │ store │ transfer │ keys │ records │ length │ capacity │ used   │
 //!        │      │         │ bytes │       │ bytes    │      │         │        │ blocks   │ blocks │
 //!        ├──────┼─────────┼───────┼───────┼──────────┼──────┴─────────┼────────┴──────────┴────────┘
-//!       64     72        80      88      96         100              104     128
-//!        │quota │ realm's │ realm's│reser-│ epoch    │ flags          │ 0     │
-//!        │      │ blocks  │ blobs  │vation│          │                │       │
-//!        └──────┴─────────┴────────┴──────┴──────────┴────────────────┴───────┘
+//!       64     72        80      88      96         100              104      112     128
+//!        │quota │ realm's │ realm's│reser-│ epoch    │ flags          │ part's │ 0     │
+//!        │      │ blocks  │ blobs  │vation│          │                │ bytes  │       │
+//!        └──────┴─────────┴────────┴──────┴──────────┴────────────────┴────────┴───────┘
 //! ```
 
 use zerocopy::little_endian::{U16, U32, U64};
@@ -20,6 +20,7 @@ use crate::error::{DecodeError, Expected, read};
 use crate::limits::{
     BLOCK_BYTES, COMMIT_RECORDS_MAX, NAMESPACE_BLOCKS, PROBE_KEYS_MAX, TRANSFER_BYTES_MAX,
 };
+use crate::parts::{check_part_bytes, longest_in_parts};
 use crate::units::{Epoch, Length, StoreId};
 
 /// Bytes of the answer.
@@ -50,7 +51,8 @@ struct Wire {
     reservations: U64,
     epoch: U32,
     flags: U32,
-    zeros: [u8; 24],
+    part_bytes: U64,
+    zeros: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Wire>() == STAT_BYTES);
@@ -66,8 +68,10 @@ pub struct Stat {
     pub probe_keys_max: u16,
     /// Records in one COMMIT.
     pub commit_records_max: u16,
-    /// The longest blob.
+    /// The longest blob that one window takes. A longer one is put by parts.
     pub length_max: Length,
+    /// Bytes of each part of a blob but the last one.
+    pub part_bytes: u64,
     /// Blocks that the node's drives have for blobs.
     pub capacity_blocks: u64,
     /// Blocks of windows, of all realms, with blobs and reserved.
@@ -87,6 +91,11 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// The longest blob there can be, in parts.
+    pub const fn longest(&self) -> u64 {
+        longest_in_parts(self.part_bytes)
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> [u8; STAT_BYTES] {
         zerocopy::transmute!(Wire {
@@ -106,7 +115,8 @@ impl Stat {
             reservations: self.reservations.into(),
             epoch: self.epoch.0.into(),
             flags: if self.is_cache { IS_CACHE } else { 0 }.into(),
-            zeros: [0; 24],
+            part_bytes: self.part_bytes.into(),
+            zeros: [0; 16],
         })
     }
 
@@ -126,7 +136,7 @@ impl Stat {
             u64::from(wire.block_bytes.get()),
             BLOCK_BYTES,
         )?;
-        DecodeError::zeros("bytes 104 to 127 of STAT", &wire.zeros)?;
+        DecodeError::zeros("bytes 112 to 127 of STAT", &wire.zeros)?;
         DecodeError::bits(
             "the flags of STAT",
             u64::from(wire.flags.get()),
@@ -154,6 +164,8 @@ impl Stat {
             1,
             COMMIT_RECORDS_MAX as u64,
         )?;
+        let part_bytes = wire.part_bytes.get();
+        check_part_bytes("the bytes of a part", part_bytes)?;
         let blocks = |field, blocks| within(field, blocks, 0, NAMESPACE_BLOCKS).map(|()| blocks);
         let quota = wire.quota_blocks.get();
         Ok(Self {
@@ -161,6 +173,7 @@ impl Stat {
             transfer_bytes_max,
             probe_keys_max: keys,
             commit_records_max: records,
+            part_bytes,
             length_max: Length::decode(wire.length_max.get(), "the longest blob's length")?,
             capacity_blocks: blocks("the node's capacity", wire.capacity_blocks.get())?,
             used_blocks: blocks("the node's used blocks", wire.used_blocks.get())?,

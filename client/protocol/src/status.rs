@@ -86,7 +86,7 @@ statuses! {
     Unwritten = (0x2, 0x87), First, "no blob is there any more, it has moved or is gone: locate the key again";
 
     /// Longer than a slab holds.
-    TooLarge = (0x7, 0x01), Change, "the blob is longer than this node takes: STAT says how long one may be; cut it in parts";
+    TooLarge = (0x7, 0x01), Change, "the blob is longer than one window takes: STAT says how long that is; put it by parts";
     /// Not reserved.
     NotReserved = (0x7, 0x02), First, "the window is not reserved, its deadline has passed, or it was committed: reserve another and write the blob again";
     /// A write is under way.
@@ -111,6 +111,12 @@ statuses! {
     Busy = (0x7, 0x0c), Later, "this host has as many windows reserved or commands under way as it may: let some end first";
     /// No position is left.
     LogEnds = (0x7, 0x0d), Change, "the node's log has reached its last block: copy the blobs into a new store";
+    /// Not, or no more, a put by parts.
+    NoSuchPut = (0x7, 0x0e), First, "no put by parts has that number: it has ended, nothing came for too long, or the node was restarted; begin it again";
+    /// Parts that are not those of the blob.
+    OtherParts = (0x7, 0x0f), First, "the parts that were put are not those of a blob of that length: put those that are missing, or begin again";
+    /// A part went before its blob was there.
+    PartGone = (0x7, 0x10), First, "a part made room for other blobs before its blob was whole: raise the cache's quota, or put it again";
 }
 
 impl fmt::Display for Status {
@@ -132,7 +138,7 @@ mod tests {
             assert!(status.sentence().len() >= 10 && !status.sentence().ends_with('.'));
         }
         let ours = Status::ALL.iter().filter(|status| status.code().0 == 7);
-        assert_eq!(ours.count(), 13);
+        assert_eq!(ours.count(), 16);
         assert_eq!(Status::from_code(7, 0xff), None);
         // The protocol.
         assert_eq!(Status::Unwritten.code(), (2, 0x87));

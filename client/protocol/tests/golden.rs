@@ -6,9 +6,10 @@
 )]
 
 use oriel_protocol::{
-    Arguments, Blob, Checksum, Chunk, Command, Direction, Epoch, Key, KeyKind, Length, ListRequest,
-    Listed, Located, Location, Opcode, Page, Position, Prefix, Stat, StoreId, Vector, Window,
-    decode_put, encode_commit, encode_keys, encode_put, put_bytes, trailer,
+    Arguments, Begun, Blob, Checksum, Chunk, Command, Direction, Epoch, InParts, Key, KeyKind,
+    Length, ListRequest, Listed, Located, Location, Opcode, Page, Part, PartOf, Place, Position,
+    Prefix, PutId, Stat, StoreId, Vector, Window, decode_put, encode_commit, encode_keys,
+    encode_put, put_bytes, trailer,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -27,6 +28,11 @@ fn length(bytes: u64) -> Length {
     Length::new(bytes).unwrap()
 }
 
+const PART_OF: PartOf = PartOf {
+    put: PutId(0x1234_5678_9abc_def0),
+    number: 0xfedc,
+};
+
 #[test]
 fn the_opcodes_stay() {
     let known = [
@@ -38,7 +44,11 @@ fn the_opcodes_stay() {
         (Opcode::List, 0x8a, Direction::ToHost),
         (Opcode::Put, 0x8d, Direction::ToController),
         (Opcode::Map, 0x8e, Direction::ToHost),
+        (Opcode::Part, 0x90, Direction::None),
         (Opcode::Stat, 0x92, Direction::ToHost),
+        (Opcode::Finish, 0x94, Direction::None),
+        (Opcode::Begin, 0x96, Direction::ToHost),
+        (Opcode::Hold, 0x98, Direction::None),
     ];
     assert_eq!(known.len(), Opcode::ALL.len());
     for (opcode, number, direction) in known {
@@ -87,8 +97,50 @@ fn the_arguments_stay() {
         (
             Command::Reserve {
                 length: length(0x5_0000_0004),
+                part: None,
             },
             [0, 0, 4, 5, 0, 0, 0, 0],
+        ),
+        (
+            Command::Reserve {
+                length: length(0x0500_0004),
+                part: Some(PART_OF),
+            },
+            [0x9abc_def0, 0x1234_5678, 0x0500_0004, 0, 0xfedc, 1, 0, 0],
+        ),
+        (
+            Command::Part(Part {
+                of: PART_OF,
+                position: Position(0x2_0000_0001),
+                length: 0x0102_0304,
+                checksum: Some(0xa1b2_c3d4),
+                kind: KeyKind::Content,
+            }),
+            [
+                0x9abc_def0,
+                0x1234_5678,
+                1,
+                2,
+                0xa1b2_c3d4,
+                0x0102_0304,
+                0x0003_fedc,
+                0,
+            ],
+        ),
+        (
+            Command::Finish {
+                put: PART_OF.put,
+                length: length(0x5_0000_0004),
+                kind: KeyKind::Content,
+            },
+            [0x9abc_def0, 0x1234_5678, 4, 5, 1, 0, 0, 0],
+        ),
+        (
+            Command::Hold {
+                put: PART_OF.put,
+                is_over: true,
+            },
+            [0x9abc_def0, 0x1234_5678, 0, 0, 1, 0, 0, 0],
         ),
         (Command::Put, [0; 8]),
         (Command::List(list), [0x0403_0201, 5, 2, 1, 5, 0, 0, 0]),
@@ -108,11 +160,11 @@ fn the_arguments_stay() {
 #[test]
 fn a_location_stays() {
     let small = Located {
-        blob: Some(Location {
+        blob: Some(Place::Window(Location {
             position: Position(0x1122_3344_5566),
             length: length(16384),
             checksum: Checksum::Blocks(0xdead_beef),
-        }),
+        })),
         epoch: Epoch(7),
     };
     let bytes = small.encode();
@@ -123,7 +175,7 @@ fn a_location_stays() {
     );
     assert_eq!(Located::decode(&bytes), Ok(small));
     let large = Located {
-        blob: Some(Location {
+        blob: Some(Place::Window(Location {
             position: Position(0x10000),
             length: length((1020 << 12) + 1),
             checksum: Checksum::Vector(Vector {
@@ -131,7 +183,7 @@ fn a_location_stays() {
                 blocks: 2,
                 checksum: 0x0102_0304,
             }),
-        }),
+        })),
         epoch: Epoch(0),
     };
     let bytes = large.encode();
@@ -141,6 +193,21 @@ fn a_location_stays() {
          0000000000000000 0000000000000000 0000000000000000"
     );
     assert_eq!(Located::decode(&bytes), Ok(large));
+    let parts = Located {
+        blob: Some(Place::Parts(InParts {
+            put: PART_OF.put,
+            length: length(0x5_0000_0004),
+            part_bytes: 16 << 20,
+        })),
+        epoch: Epoch(7),
+    };
+    let bytes = parts.encode();
+    assert_eq!(
+        hex(&bytes),
+        "0200000000000000 f0debc9a78563412 0400000005000000 0000000100000000 0000000007000000 \
+         0000000000000000 0000000000000000 0000000000000000"
+    );
+    assert_eq!(Located::decode(&bytes), Ok(parts));
     let none = Located {
         blob: None,
         epoch: Epoch(9),
@@ -164,6 +231,32 @@ fn a_window_stays() {
         "3412000000000000 0500000000000000 60ea000000000000 0000000000000000"
     );
     assert_eq!(Window::decode(&bytes), Ok(window));
+}
+
+#[test]
+fn what_begins_a_put_by_parts_stays() {
+    let begun = Begun {
+        put: PART_OF.put,
+        part_bytes: 16 << 20,
+        time_left_ms: 300_000,
+    };
+    let bytes = begun.encode();
+    assert_eq!(
+        hex(&bytes),
+        "f0debc9a78563412 0000000100000000 e093040000000000 0000000000000000"
+    );
+    assert_eq!(Begun::decode(&bytes), Ok(begun));
+    // A part's key: what was stored under it is not found under another.
+    let parts = InParts {
+        put: PutId(7),
+        length: length(1 << 30),
+        part_bytes: 16 << 20,
+    };
+    assert_eq!(
+        parts.part_key(&Key::new([0xab; 32]), 3).to_string(),
+        "de4a60681fac00ef54e0a023200e1eb0695e889a66e8984bf5222a1c2568fa98",
+        "the same as in the store"
+    );
 }
 
 #[test]
@@ -257,6 +350,7 @@ fn stat_stays() {
         probe_keys_max: 32,
         commit_records_max: 16,
         length_max: length(1 << 30),
+        part_bytes: 16 << 20,
         capacity_blocks: 0x11,
         used_blocks: 0x12,
         quota_blocks: None,
@@ -269,18 +363,18 @@ fn stat_stays() {
     let bytes = stat.encode();
     assert_eq!(
         hex(&bytes),
-        "4f5249454c424c42 0100000000100000 5a5a5a5a5a5a5a5a 5a5a5a5a5a5a5a5a 0000020020001000 \
+        "4f5249454c424c42 0200000000100000 5a5a5a5a5a5a5a5a 5a5a5a5a5a5a5a5a 0000020020001000 \
          0000004000000000 1100000000000000 1200000000000000 ffffffffffffffff 1300000000000000 \
-         1400000000000000 1500000000000000 1600000001000000 0000000000000000 0000000000000000 \
+         1400000000000000 1500000000000000 1600000001000000 0000000100000000 0000000000000000 \
          0000000000000000"
     );
     assert_eq!(Stat::decode(&bytes), Ok(stat));
     let mut newer = bytes;
-    newer[8] = 2;
+    newer[8] = 3;
     let error = Stat::decode(&newer).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the protocol's version is 2, which has to be 1: mend or update the sender"
+        "the protocol's version is 3, which has to be 2: mend or update the sender"
     );
 }
 

@@ -7,10 +7,10 @@
 )]
 
 use oriel_protocol::{
-    Arguments, Blob, Checksum, Chunk, Command, DecodeError, Epoch, Expected, Key, KeyKind, Length,
-    ListRequest, Listed, Located, Location, Opcode, Page, Position, Prefix, Stat, StoreId, Vector,
-    Window, decode_commit, decode_keys, decode_put, encode_commit, encode_keys, encode_put, limits,
-    result,
+    Arguments, Begun, Blob, Checksum, Chunk, Command, DecodeError, Epoch, Expected, InParts, Key,
+    KeyKind, Length, ListRequest, Listed, Located, Location, Opcode, Page, Part, PartOf, Place,
+    Position, Prefix, PutId, Stat, StoreId, Vector, Window, decode_commit, decode_keys, decode_put,
+    encode_commit, encode_keys, encode_put, limits, result,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -39,20 +39,30 @@ fn windows(blocks: u64) -> impl Strategy<Value = Position> {
 fn locations() -> impl Strategy<Value = Located> {
     let blob = lengths().prop_flat_map(|length| {
         let whole = length.blocks() + length.vector_blocks();
-        let made = move |(position, checksum): (Position, u32)| Location {
-            position,
-            length,
-            checksum: match length.vector_blocks() {
-                0 => Checksum::Blocks(checksum),
-                blocks => Checksum::Vector(Vector {
-                    position: position.after(length.blocks()).unwrap(),
-                    blocks: blocks as u32,
-                    checksum,
-                }),
-            },
+        let made = move |(position, checksum): (Position, u32)| {
+            Place::Window(Location {
+                position,
+                length,
+                checksum: match length.vector_blocks() {
+                    0 => Checksum::Blocks(checksum),
+                    blocks => Checksum::Vector(Vector {
+                        position: position.after(length.blocks()).unwrap(),
+                        blocks: blocks as u32,
+                        checksum,
+                    }),
+                },
+            })
         };
         (windows(whole), any::<u32>()).prop_map(made)
     });
+    let parts = (any::<u64>(), lengths(), 256_u64..=1 << 19).prop_map(|(put, length, blocks)| {
+        Place::Parts(InParts {
+            put: PutId(put),
+            length,
+            part_bytes: blocks << 12,
+        })
+    });
+    let blob = prop_oneof![blob, parts];
     let made = |(blob, epoch)| Located {
         blob,
         epoch: Epoch(epoch),
@@ -70,6 +80,42 @@ fn reserved() -> impl Strategy<Value = Window> {
         };
         (windows(blocks), any::<u32>()).prop_map(made)
     })
+}
+
+fn begun() -> impl Strategy<Value = Begun> {
+    let made = |(put, blocks, time_left_ms): (u64, u64, u32)| Begun {
+        put: PutId(put),
+        part_bytes: blocks << 12,
+        time_left_ms,
+    };
+    (any::<u64>(), 1_u64..=1 << 19, any::<u32>()).prop_map(made)
+}
+
+fn parts_of() -> impl Strategy<Value = PartOf> {
+    let made = |(put, number)| PartOf {
+        put: PutId(put),
+        number,
+    };
+    (any::<u64>(), any::<u16>()).prop_map(made)
+}
+
+fn kinds() -> impl Strategy<Value = KeyKind> {
+    prop_oneof![Just(KeyKind::Name), Just(KeyKind::Content)]
+}
+
+fn parts() -> impl Strategy<Value = Part> {
+    let place = (1_u32..=1 << 31).prop_flat_map(|length| {
+        let blocks = u64::from(length).div_ceil(4096);
+        (Just(length), windows(blocks))
+    });
+    let made = |(of, (length, position), checksum, kind)| Part {
+        of,
+        position,
+        length,
+        checksum,
+        kind,
+    };
+    (parts_of(), place, any::<Option<u32>>(), kinds()).prop_map(made)
 }
 
 fn blobs(lengths: impl Strategy<Value = Length>) -> impl Strategy<Value = Blob> {
@@ -113,6 +159,7 @@ fn stats() -> impl Strategy<Value = Stat> {
         probe_keys_max: limits.1,
         commit_records_max: limits.2,
         length_max: limits.3,
+        part_bytes: u64::from(limits.1) << 20,
         capacity_blocks: figures.0,
         used_blocks: figures.1,
         quota_blocks: figures.2,
@@ -152,7 +199,18 @@ fn commands() -> impl Strategy<Value = Command> {
         keys().prop_map(|key| Command::Delete { key }),
         (1_u8..=32).prop_map(|keys| Command::Probe { keys }),
         (1_u8..=32).prop_map(|records| Command::Commit { records }),
-        lengths().prop_map(|length| Command::Reserve { length }),
+        (lengths(), proptest::option::of(parts_of()))
+            .prop_map(|(length, part)| Command::Reserve { length, part }),
+        keys().prop_map(|key| Command::Begin { key }),
+        parts().prop_map(Command::Part),
+        (any::<u64>(), lengths(), kinds()).prop_map(|(put, length, kind)| {
+            let put = PutId(put);
+            Command::Finish { put, length, kind }
+        }),
+        (any::<u64>(), any::<bool>()).prop_map(|(put, is_over)| {
+            let put = PutId(put);
+            Command::Hold { put, is_over }
+        }),
         Just(Command::Put),
         Just(Command::Stat),
         any::<u64>().prop_map(|offset| Command::Map { offset }),
@@ -284,6 +342,17 @@ proptest! {
     }
 
     #[test]
+    fn what_begins_a_put_comes_back(begun in begun(), changes in changes()) {
+        let bytes = begun.encode();
+        prop_assert_eq!(Begun::decode(&bytes), Ok(begun));
+        let mut bytes = bytes.to_vec();
+        apply(&changes, &mut bytes);
+        if let Ok(read) = Begun::decode(&bytes) {
+            prop_assert_eq!(&read.encode()[..], &bytes[..]);
+        }
+    }
+
+    #[test]
     fn commits_come_back(records in records(), changes in changes()) {
         let count = records.len() as u8;
         let mut bytes = encode_commit(&records).unwrap();
@@ -390,6 +459,7 @@ proptest! {
         let request = ListRequest { cursor: Position(offset), prefix: Prefix::ANY };
         let _ = Located::decode(&bytes);
         let _ = Window::decode(&bytes);
+        let _ = Begun::decode(&bytes);
         let _ = Stat::decode(&bytes);
         let _ = decode_put(&bytes);
         let _ = Page::decode(&request, &bytes);
@@ -403,7 +473,7 @@ proptest! {
 #[test]
 fn no_bit_is_ignored() {
     let located = Located {
-        blob: Some(Location {
+        blob: Some(Place::Window(Location {
             position: Position(0x10000),
             length: Length::new(5 << 20).unwrap(),
             checksum: Checksum::Vector(Vector {
@@ -411,7 +481,7 @@ fn no_bit_is_ignored() {
                 blocks: 2,
                 checksum: 1,
             }),
-        }),
+        })),
         epoch: Epoch(0),
     };
     let window = Window {
@@ -429,6 +499,17 @@ fn no_bit_is_ignored() {
         refused += u32::from(read.is_err());
     }
     assert!(refused > 300, "{refused}");
+    let begun = Begun {
+        put: PutId(5),
+        part_bytes: 4096,
+        time_left_ms: 1,
+    };
+    let bytes = begun.encode();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes;
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert_ne!(Begun::decode(&flipped), Ok(begun), "bit {bit}");
+    }
     let bytes = window.encode();
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes;
@@ -466,8 +547,8 @@ fn errors_name_the_field_what_it_is_and_what_it_has_to_be() {
     assert!(unknown.to_string().contains("0xc0"), "{unknown}");
     for opcode in Opcode::ALL {
         // A reserved dword in each of those that have one.
-        let arguments = Arguments([0, 0, 1, 0, 0, 9, 0, 0]);
-        let has_one = !matches!(opcode, Opcode::Locate | Opcode::Delete);
+        let arguments = Arguments([0, 0, 1, 0, 0, 9, 0, 1]);
+        let has_one = !matches!(opcode, Opcode::Locate | Opcode::Delete | Opcode::Begin);
         let read = Command::decode(opcode.number(), &arguments, 64);
         assert_eq!(
             matches!(read, Err(DecodeError::Field { .. })),
@@ -507,5 +588,7 @@ fn results_have_no_bits_but_theirs() {
     assert_eq!(result::put(1), Ok(true));
     assert!(result::put(2).is_err());
     assert_eq!(result::delete(0), Ok(false));
+    assert_eq!((result::part(1), result::finish(0)), (Ok(true), Ok(false)));
+    assert!(result::part(2).is_err() && result::finish(2).is_err());
     assert!(result::nothing(1).is_err());
 }

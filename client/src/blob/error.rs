@@ -56,6 +56,16 @@ pub enum BlobError<E: std::error::Error + 'static> {
         /// Those asked for.
         needed: u64,
     },
+    /// Parts of another size than the node had at first.
+    #[error(
+        "the node cuts blobs into parts of {found} bytes by now, and no more of {expected}: connect anew and put the blob again"
+    )]
+    OtherParts {
+        /// Those of now.
+        found: u64,
+        /// Those that it told when it was first asked.
+        expected: u64,
+    },
     /// A blob that is always elsewhere.
     #[error("blob {key} was moved {times} times while it was read: read it again")]
     Moved {

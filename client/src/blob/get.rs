@@ -3,18 +3,26 @@
 use std::ops::Range;
 
 use oriel_protocol::limits::BLOCK_BYTES;
-use oriel_protocol::{Checksum, Key, Location, Position, Status, Vector, trailer};
+use oriel_protocol::{Checksum, InParts, Key, Location, Place, Position, Status, Vector, trailer};
 
 use super::join::both;
 use super::{BLOCK, BlobError, Blobs, Failure, Outcome, Transport, refused};
 use crate::limits::MOVES_MAX;
-use crate::memory::Memory;
+use crate::memory::{Memory, Part};
 
 /// Blocks of a blob.
 #[derive(Clone, Copy)]
 struct Blocks {
     first: u64,
     count: u64,
+}
+
+/// How a look into one window ended.
+enum InWindow<V> {
+    Read(V),
+    NoBlob,
+    /// It lies in parts.
+    Parts(InParts),
 }
 
 impl<T: Transport> Blobs<T> {
@@ -30,11 +38,40 @@ impl<T: Transport> Blobs<T> {
         offset: u64,
         bytes: u64,
     ) -> Outcome<Option<Vec<u8>>, T> {
+        loop {
+            let parts = match self.range_in_window(key, offset, bytes).await? {
+                InWindow::Read(found) => return Ok(Some(found)),
+                InWindow::NoBlob => return Ok(None),
+                InWindow::Parts(parts) => parts,
+            };
+            let length = parts.length.get();
+            let room = bytes.min(length.saturating_sub(offset)) as usize;
+            let memory = vec![0; room];
+            let (memory, filled) = self.fill_parts(key, &parts, offset, memory).await;
+            if filled?.is_some() {
+                return Ok(Some(memory));
+            }
+            if self.is_incomplete(key, &parts).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn range_in_window(
+        &self,
+        key: &Key,
+        offset: u64,
+        bytes: u64,
+    ) -> Outcome<InWindow<Vec<u8>>, T> {
         let mut moves = 0;
-        while let Some(location) = self.find(key).await? {
+        while let Some(place) = self.find(key).await? {
+            let location = match place {
+                Place::Window(location) => location,
+                Place::Parts(parts) => return Ok(InWindow::Parts(parts)),
+            };
             let range = within(&location, offset, bytes);
             if range.is_empty() {
-                return Ok(Some(Vec::new()));
+                return Ok(InWindow::Read(Vec::new()));
             }
             let blocks = blocks_of(&range);
             let memory = vec![0; blocks.count as usize * BLOCK];
@@ -43,10 +80,10 @@ impl<T: Transport> Blobs<T> {
                 let from = (range.start - blocks.first * BLOCK_BYTES) as usize;
                 memory.truncate(from + (range.end - range.start) as usize);
                 memory.drain(..from);
-                return Ok(Some(memory));
+                return Ok(InWindow::Read(memory));
             }
         }
-        Ok(None)
+        Ok(InWindow::NoBlob)
     }
 
     /// Fills memory with a blob's bytes from an offset on; how many they are, or `None` if there is no such blob. They go
@@ -58,11 +95,79 @@ impl<T: Transport> Blobs<T> {
         offset: u64,
         mut memory: M,
     ) -> (M, Outcome<Option<u64>, T>) {
+        loop {
+            let (back, read) = self.fill_in_window(key, offset, memory).await;
+            let parts = match read {
+                Ok(InWindow::Read(bytes)) => return (back, Ok(Some(bytes))),
+                Ok(InWindow::NoBlob) => return (back, Ok(None)),
+                Ok(InWindow::Parts(parts)) => parts,
+                Err(error) => return (back, Err(error)),
+            };
+            let (back, filled) = self.fill_parts(key, &parts, offset, back).await;
+            memory = back;
+            if !matches!(filled, Ok(None)) {
+                return (memory, filled);
+            }
+            match self.is_incomplete(key, &parts).await {
+                Ok(true) => return (memory, Ok(None)),
+                Ok(false) => {}
+                Err(error) => return (memory, Err(error)),
+            }
+        }
+    }
+
+    /// Fills memory with bytes of a blob in parts; `None` if one of them is not there. Each part's bytes go from the transport
+    /// to their place where they are whole blocks.
+    async fn fill_parts<M: Memory>(
+        &self,
+        key: &Key,
+        parts: &InParts,
+        offset: u64,
+        mut memory: M,
+    ) -> (M, Outcome<Option<u64>, T>) {
+        let room = memory.region().bytes;
+        let mut at = 0;
+        for piece in parts.pieces(offset, room as u64) {
+            let part = parts.part_key(key, piece.number);
+            let bytes = piece.bytes as usize;
+            // The last block of the last part comes whole where there is room for it.
+            let whole = bytes.next_multiple_of(BLOCK);
+            let taken = if at + whole <= room { whole } else { bytes };
+            let place = match Part::new(memory, at..at + taken) {
+                Ok(place) => place,
+                Err(back) => return (back, Err(BlobError::NotHostMemory)),
+            };
+            let (place, read) = self.fill_in_window(&part, piece.offset, place).await;
+            memory = place.into_inner();
+            match read {
+                // Behind the blob's end there may be less than was asked for, in its middle there is not.
+                Ok(InWindow::Read(read)) if read >= piece.bytes => at += bytes,
+                Ok(_) => return (memory, Ok(None)),
+                Err(error) => return (memory, Err(error)),
+            }
+        }
+        (memory, Ok(Some(at as u64)))
+    }
+
+    /// A part of a blob was not found: whether that is so because the blob has lost it, and is gone as a whole; or because
+    /// there is another blob by now, or none.
+    async fn is_incomplete(&self, key: &Key, parts: &InParts) -> Outcome<bool, T> {
+        self.windows.remove(key, None);
+        Ok(self.locate(key).await? == Some(Place::Parts(*parts)))
+    }
+
+    async fn fill_in_window<M: Memory>(
+        &self,
+        key: &Key,
+        offset: u64,
+        mut memory: M,
+    ) -> (M, Outcome<InWindow<u64>, T>) {
         let mut moves = 0;
         loop {
             let location = match self.find(key).await {
-                Ok(Some(location)) => location,
-                Ok(None) => return (memory, Ok(None)),
+                Ok(Some(Place::Window(location))) => location,
+                Ok(Some(Place::Parts(parts))) => return (memory, Ok(InWindow::Parts(parts))),
+                Ok(None) => return (memory, Ok(InWindow::NoBlob)),
                 Err(error) => return (memory, Err(error)),
             };
             let room = memory.region().bytes;
@@ -74,29 +179,32 @@ impl<T: Transport> Blobs<T> {
                 (memory, read) = self.fill(key, &location, blocks, memory).await;
             } else {
                 read = match (
-                    self.get_range(key, offset, room as u64).await,
+                    self.range_in_window(key, offset, room as u64).await,
                     memory.host_mut(),
                 ) {
-                    (Ok(Some(found)), Some(place)) => {
+                    (Ok(InWindow::Read(found)), Some(place)) => {
                         place[..found.len()].copy_from_slice(&found);
-                        return (memory, Ok(Some(found.len() as u64)));
+                        return (memory, Ok(InWindow::Read(found.len() as u64)));
                     }
-                    (Ok(None), _) => return (memory, Ok(None)),
+                    (Ok(InWindow::NoBlob), _) => return (memory, Ok(InWindow::NoBlob)),
+                    (Ok(InWindow::Parts(parts)), _) => {
+                        return (memory, Ok(InWindow::Parts(parts)));
+                    }
                     (Ok(_), None) => Err(BlobError::NotHostMemory),
                     (Err(error), _) => Err(error),
                 };
             }
             match self.is_still_there(key, &location, read, &mut moves) {
-                Ok(true) => return (memory, Ok(Some(bytes))),
+                Ok(true) => return (memory, Ok(InWindow::Read(bytes))),
                 Ok(false) => {}
                 Err(error) => return (memory, Err(error)),
             }
         }
     }
 
-    async fn find(&self, key: &Key) -> Outcome<Option<Location>, T> {
+    async fn find(&self, key: &Key) -> Outcome<Option<Place>, T> {
         match self.windows.get(key) {
-            Some(location) => Ok(Some(location)),
+            Some(place) => Ok(Some(place)),
             None => self.locate(key).await,
         }
     }
@@ -116,14 +224,14 @@ impl<T: Transport> Blobs<T> {
                 ..
             }) if *moves < MOVES_MAX => {
                 *moves += 1;
-                self.windows.remove(key, Some(location));
+                self.windows.remove(key, Some(&Place::Window(*location)));
                 Ok(false)
             }
             Err(BlobError::Refused {
                 status: Status::Unwritten,
                 ..
             }) => {
-                self.windows.remove(key, Some(location));
+                self.windows.remove(key, Some(&Place::Window(*location)));
                 Err(BlobError::Moved {
                     key: *key,
                     times: *moves,

@@ -3,8 +3,10 @@
 //! ```text
 //!   put  small ──► PUT                      get ──► window known? ──no──► LOCATE ──► none: no such blob
 //!        large ──► PROBE, RESERVE,                     │ yes                │
-//!                  WRITE ..., COMMIT                   └──► READ data ◄─────┘
-//!                                                           READ checksums    "unwritten": forget, LOCATE again
+//!                  WRITE ..., COMMIT                   └──► READ data ◄─────┤
+//!        longer than a slab ──► parts                       READ checksums  └── in parts: LOCATE each, as above
+//!
+//!                                                           "unwritten": forget, LOCATE again
 //! ```
 //!
 //! - Every byte that is read is checked against the checksums of when it was put, unless the caller says otherwise.
@@ -16,16 +18,19 @@ mod error;
 mod get;
 mod join;
 mod list;
+mod stream;
 mod transport;
 mod windows;
 
 use oriel_protocol::{
-    Blob, Command, Key, KeyKind, LOCATION_BYTES, Length, Located, Location, STAT_BYTES, Stat,
-    WINDOW_BYTES, Window, encode_commit, encode_keys, encode_put, put_bytes, result,
+    Blob, Command, Key, KeyKind, LOCATION_BYTES, Length, Located, PartOf, Place, Position,
+    STAT_BYTES, Stat, WINDOW_BYTES, Window, encode_commit, encode_keys, encode_put, put_bytes,
+    result,
 };
 
 pub use error::BlobError;
 pub use list::Lister;
+pub use stream::StreamPut;
 pub use transport::{Failure, Transport};
 
 use crate::limits::WINDOWS_REMEMBERED;
@@ -78,15 +83,30 @@ impl<T: Transport> Blobs<T> {
         stat(&self.transport).await
     }
 
-    /// Stores a blob: the first to finish under a key wins.
-    pub async fn put(&self, key: Key, kind: KeyKind, bytes: Vec<u8>) -> Outcome<Put, T> {
-        let max = self.stat.length_max;
-        let length = Length::new(bytes.len() as u64).filter(|length| *length <= max);
+    /// The node's limits and figures when it was first asked.
+    pub fn stat_at_first(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// Stores a blob: the first to finish under a key wins. One that is longer than a window takes goes by parts.
+    pub async fn put(&self, key: Key, kind: KeyKind, bytes: Vec<u8>) -> Outcome<Put, T>
+    where
+        T: Sync,
+    {
         let wrong = || BlobError::Length {
             bytes: bytes.len() as u64,
-            max: max.get(),
+            max: self.stat.longest(),
         };
-        let length = length.ok_or_else(wrong)?;
+        let length = Length::new(bytes.len() as u64).ok_or_else(wrong)?;
+        if length > self.stat.length_max {
+            let mut put = self.put_stream(key, kind);
+            if let Err(error) = put.write(&bytes).await {
+                put.give_up().await;
+                return Err(error);
+            }
+            drop(bytes);
+            return Box::pin(put.finish()).await;
+        }
         let in_one = put_bytes(length).filter(|bytes| *bytes <= self.stat.transfer_bytes_max);
         match in_one {
             Some(_) => self.put_small(key, kind, length, bytes).await,
@@ -121,12 +141,56 @@ impl<T: Transport> Blobs<T> {
         key: Key,
         kind: KeyKind,
         length: Length,
-        mut bytes: Vec<u8>,
+        bytes: Vec<u8>,
     ) -> Outcome<Put, T> {
         if self.exists(&key).await? {
             return Ok(Put::AlreadyThere);
         }
-        let command = Command::Reserve { length };
+        let (_, filled) = self.fill_window(key, length, None, bytes).await;
+        let (position, checksum) = filled?;
+        let blob = Blob {
+            key,
+            kind,
+            length,
+            checksum: Some(checksum),
+        };
+        let record = encode_commit(&[(blob, position)]).expect("it is one record");
+        let (_, answer) = self
+            .transport
+            .command(&Command::Commit { records: 1 }, record)
+            .await;
+        let answer = answer.map_err(|error| refused("a commit", key, error))?;
+        Ok(put_of(result::commit(1, answer)? == 1))
+    }
+
+    /// Reserves a window and writes it: where it is, and the checksum of its blocks. The bytes come back as long as they were.
+    async fn fill_window(
+        &self,
+        key: Key,
+        length: Length,
+        part: Option<PartOf>,
+        mut bytes: Vec<u8>,
+    ) -> (Vec<u8>, Outcome<(Position, u32), T>) {
+        let position = match self.reserve(key, length, part).await {
+            Ok(position) => position,
+            Err(error) => return (bytes, Err(error)),
+        };
+        let end = bytes.len();
+        bytes.resize(length.blocks() as usize * BLOCK, 0);
+        let checksum = crc32c::crc32c(&bytes);
+        let (mut bytes, written) = self.transport.write(position, bytes).await;
+        bytes.truncate(end);
+        let written = written.map_err(|error| refused("a write", key, error));
+        (bytes, written.map(|()| (position, checksum)))
+    }
+
+    async fn reserve(
+        &self,
+        key: Key,
+        length: Length,
+        part: Option<PartOf>,
+    ) -> Outcome<Position, T> {
+        let command = Command::Reserve { length, part };
         let (answer, reserved) = self
             .transport
             .command(&command, vec![0; WINDOW_BYTES])
@@ -138,23 +202,7 @@ impl<T: Transport> Blobs<T> {
         if blocks < needed {
             return Err(BlobError::SmallWindow { blocks, needed });
         }
-        bytes.resize(needed as usize * BLOCK, 0);
-        let checksum = Some(crc32c::crc32c(&bytes));
-        let (_, written) = self.transport.write(window.position, bytes).await;
-        written.map_err(|error| refused("a write", key, error))?;
-        let blob = Blob {
-            key,
-            kind,
-            length,
-            checksum,
-        };
-        let record = encode_commit(&[(blob, window.position)]).expect("it is one record");
-        let (_, answer) = self
-            .transport
-            .command(&Command::Commit { records: 1 }, record)
-            .await;
-        let answer = answer.map_err(|error| refused("a commit", key, error))?;
-        Ok(put_of(result::commit(1, answer)? == 1))
+        Ok(window.position)
     }
 
     /// Takes a blob away; whether there was one.
@@ -191,7 +239,7 @@ impl<T: Transport> Blobs<T> {
     }
 
     /// Where a blob is, as the node knows it now; `None` if there is none.
-    pub async fn locate(&self, key: &Key) -> Outcome<Option<Location>, T> {
+    pub async fn locate(&self, key: &Key) -> Outcome<Option<Place>, T> {
         let command = Command::Locate { key: *key };
         let (answer, located) = self
             .transport
@@ -201,7 +249,7 @@ impl<T: Transport> Blobs<T> {
         result::nothing(nothing)?;
         let located = Located::decode(&answer)?.blob;
         match located {
-            Some(location) => self.windows.insert(*key, location),
+            Some(place) => self.windows.insert(*key, place),
             None => self.windows.remove(key, None),
         }
         Ok(located)

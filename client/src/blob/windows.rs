@@ -4,12 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use oriel_protocol::{Key, Location};
+use oriel_protocol::{Key, Place};
 
 /// The oldest go first.
 #[derive(Default)]
 struct Known {
-    places: HashMap<Key, Location>,
+    places: HashMap<Key, Place>,
     order: VecDeque<Key>,
 }
 
@@ -30,16 +30,16 @@ impl Windows {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Location> {
+    pub(super) fn get(&self, key: &Key) -> Option<Place> {
         self.known().places.get(key).copied()
     }
 
-    pub(super) fn insert(&self, key: Key, location: Location) {
+    pub(super) fn insert(&self, key: Key, place: Place) {
         if self.max == 0 {
             return;
         }
         let mut known = self.known();
-        if known.places.insert(key, location).is_none() {
+        if known.places.insert(key, place).is_none() {
             known.order.push_back(key);
         }
         // Keys that were taken out meanwhile are in the order once more than in the places.
@@ -52,9 +52,9 @@ impl Windows {
     }
 
     /// Forgets a place, unless another is known by now.
-    pub(super) fn remove(&self, key: &Key, location: Option<&Location>) {
+    pub(super) fn remove(&self, key: &Key, place: Option<&Place>) {
         let mut known = self.known();
-        if location.is_none_or(|location| known.places.get(key) == Some(location)) {
+        if place.is_none_or(|place| known.places.get(key) == Some(place)) {
             known.places.remove(key);
         }
     }

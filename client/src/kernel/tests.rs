@@ -291,6 +291,7 @@ fn what_changes_something_is_sent_once_if_it_may_have_been_done() {
         (
             Command::Reserve {
                 length: Length::new(1).unwrap(),
+                part: None,
             },
             true,
         ),

@@ -28,6 +28,7 @@ use oriel_spdk::nvmf::{RdmaOptions, TcpOptions, TransportKind, TransportOptions}
 use oriel_spdk::{EnvOptions, SpdkThread, Subsystems};
 
 use crate::config::{Config, Device};
+use crate::limits::PUT_TIME;
 use crate::observe::{Endpoint, Identity, Record, Serving};
 use crate::{Node, NodeSpec};
 use change::Changing;
@@ -295,6 +296,7 @@ async fn serve(
         realms: config.realms.clone(),
         transports: transports(config),
         listeners: config.listeners.clone(),
+        put_time: PUT_TIME,
     };
     let node = Node::start(subsystems, &opened.store, &opened.clock, &spec);
     let served = match Box::pin(node).await {

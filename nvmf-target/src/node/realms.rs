@@ -1,5 +1,7 @@
 //! The realms of a target: a block device and a subsystem for each, made at the start or while hosts use the others.
 
+use std::sync::Arc;
+
 use oriel_engine::clock::Clock;
 use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive};
 use oriel_protocol::limits::{BLOCK_BYTES, NAMESPACE_BLOCKS};
@@ -12,6 +14,7 @@ use super::{Node, NodeSpec, Realm, Served, namespace_id};
 use crate::device::{LogDevice, Serves};
 use crate::error::StartError;
 use crate::hosts::Hosts;
+use crate::puts::Puts;
 
 /// Refuses a realm that the store does not know, or that has blobs where a namespace reads as zeros.
 pub(super) async fn check(store: &NodeStore<SpdkDrive>, realm: RealmId) -> Result<(), StartError> {
@@ -31,6 +34,7 @@ pub(super) struct Of<'a> {
     pub(super) clock: &'a Clock,
     pub(super) spec: &'a NodeSpec,
     pub(super) keys: &'a Keys,
+    pub(super) puts: &'a Arc<Puts>,
 }
 
 impl Of<'_> {
@@ -57,6 +61,7 @@ impl Of<'_> {
             realm: id,
             is_cache: cache.is_some(),
             clock: self.clock.clone(),
+            puts: self.puts.clone(),
         };
         let registered = register(&device, LogDevice::new(serves))?;
         let subsystem = match self.subsystem(&device, realm).await {
@@ -154,6 +159,7 @@ impl Node {
             clock: &self.clock,
             spec: &spec,
             keys: &self.keys,
+            puts: &self.puts,
         };
         let served = of.serve(&mut self.devices, realm).await;
         let added = served.map(|served| self.realms.push(served));

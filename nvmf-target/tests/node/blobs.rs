@@ -4,7 +4,7 @@ use oriel_client::blob::{BlobError, Put};
 use oriel_client::block_on;
 use oriel_protocol::{Key, KeyKind, Location, Status};
 
-use crate::host::{content, key, list};
+use crate::host::{content, key, list, window_of};
 use crate::support::{BLOCK, LONGEST, NodeProcess, OPEN, blobs, is_skipped, namespace, turn};
 
 /// From one byte to many times the largest transfer, on both sides of each border: a block, four of them, a PUT, a transfer,
@@ -59,7 +59,7 @@ fn blobs_go_over_the_wire_and_outlast_the_node() {
                 part.unwrap().unwrap() == blob[from..(from + most).min(bytes)],
                 "{bytes}"
             );
-            places.push(blobs.locate(&key(name)).await.unwrap().unwrap());
+            places.push(window_of(blobs.locate(&key(name)).await.unwrap()));
         }
         let content_key = Key::new(*blake3_of(&content(7, 5000)).bytes());
         let put = blobs
@@ -122,7 +122,7 @@ fn blobs_go_over_the_wire_and_outlast_the_node() {
                 let blob = content(bytes, bytes);
                 assert!(memory[..bytes] == blob[..], "{bytes}");
                 assert!(memory[bytes..].iter().all(|&byte| byte == 0));
-                assert_eq!(blobs.locate(&key(name)).await.unwrap(), Some(place));
+                assert_eq!(window_of(blobs.locate(&key(name)).await.unwrap()), place);
                 assert!(
                     blobs.get(&key(name)).await.unwrap() == Some(blob),
                     "{bytes}"

@@ -5,11 +5,19 @@ use std::collections::BTreeMap;
 use oriel_client::blob::Blobs;
 use oriel_client::{CommandError, Namespace};
 use oriel_protocol::{
-    Blob, Command, Key, KeyKind, Length, Position, Prefix, Status, WINDOW_BYTES, Window,
-    encode_commit,
+    Blob, Command, Key, KeyKind, Length, Location, Place, Position, Prefix, Status, WINDOW_BYTES,
+    Window, encode_commit,
 };
 
 use crate::support::{BLOCK, status};
+
+/// The window of a blob that lies in one.
+pub(crate) fn window_of(place: Option<Place>) -> Location {
+    match place {
+        Some(Place::Window(location)) => location,
+        other => panic!("it lies in no window: {other:?}"),
+    }
+}
 
 pub(crate) fn content(seed: usize, bytes: usize) -> Vec<u8> {
     let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -53,7 +61,7 @@ pub(crate) fn send(raw: &Namespace, command: &Command, data: Vec<u8>) -> Result<
 
 pub(crate) fn reserve(raw: &Namespace, bytes: u64) -> Result<Window, CommandError> {
     let length = Length::new(bytes).unwrap();
-    let command = Command::Reserve { length };
+    let command = Command::Reserve { length, part: None };
     let (answer, result) = raw.vendor(&command, vec![0xee; WINDOW_BYTES]).wait();
     result.map(|_| Window::decode(&answer).unwrap())
 }

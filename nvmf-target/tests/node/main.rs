@@ -9,6 +9,7 @@ mod blobs;
 mod ends;
 mod host;
 mod hostile;
+mod large;
 mod malformed;
 mod realms;
 mod strange;

@@ -45,6 +45,8 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
         let (own, arguments): (&[usize], _) = match opcode {
             Opcode::Locate => (&[64], [1; 8]),
             Opcode::Delete => (&[0], [1; 8]),
+            Opcode::Part | Opcode::Finish | Opcode::Hold => (&[0], [0; 8]),
+            Opcode::Begin => (&[32], [1; 8]),
             Opcode::Probe => (&[96], [0, 0, 3, 0, 0, 0, 0, 0]),
             Opcode::Reserve => (&[32], [0, 0, 4096, 0, 0, 0, 0, 0]),
             Opcode::Commit => (&[128], [0, 0, 2, 0, 0, 0, 0, 0]),
@@ -52,7 +54,7 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
             // These take what the host chooses, within bounds.
             Opcode::List | Opcode::Put | Opcode::Map => (&[], [0; 8]),
         };
-        if !own.is_empty() && *opcode != Opcode::Delete {
+        if !own.is_empty() && own != [0] {
             for bytes in [4, 32, 60, 64, 68, 96, 128, 132, 4096, 131_072] {
                 if !own.contains(&bytes) {
                     refused(number, arguments, vec![0; bytes], &wrong_length);
@@ -61,9 +63,13 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
         }
         // Every argument that is reserved, and every one that is out of bounds.
         let reserved: &[usize] = match opcode {
-            Opcode::Locate | Opcode::Delete => &[],
+            Opcode::Locate | Opcode::Delete | Opcode::Begin => &[],
+            Opcode::Part => &[7],
+            Opcode::Finish => &[5, 6, 7],
+            Opcode::Hold => &[2, 3, 5, 6, 7],
             Opcode::Probe | Opcode::Commit => &[0, 1, 3, 4, 5, 6, 7],
-            Opcode::Reserve | Opcode::Map => &[0, 1, 4, 5, 6, 7],
+            Opcode::Reserve => &[0, 1, 4, 6, 7],
+            Opcode::Map => &[0, 1, 4, 5, 6, 7],
             Opcode::List => &[5, 6, 7],
             Opcode::Put | Opcode::Stat => &[0, 1, 2, 3, 4, 5, 6, 7],
         };
@@ -96,6 +102,59 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
             vec![0; 32],
             &[expected],
         );
+    }
+    // For a part: flags that are none, a number that is none, and puts that there are not.
+    for (dword, value) in [(5, 2), (5, u32::MAX), (4, 1 << 16), (4, u32::MAX), (6, 1)] {
+        let mut arguments = [9, 9, 4096, 0, 3, 1, 0, 0];
+        arguments[dword] = value;
+        refused(
+            Opcode::Reserve.number(),
+            arguments,
+            vec![0; 32],
+            &wrong_field,
+        );
+    }
+    let no_such_put = [Status::NoSuchPut];
+    refused(
+        Opcode::Reserve.number(),
+        [9, 9, 4096, 0, 3, 1, 0, 0],
+        vec![0; 32],
+        &no_such_put,
+    );
+    // Each dword of those that have no data: the put, position, checksum, length, number and flags.
+    for (opcode, good, wrong) in [
+        (
+            Opcode::Part,
+            [9, 9, 4096, 0, 0, 100, 0, 0],
+            &[
+                (2, 255),
+                (3, 1 << 18),
+                (3, u32::MAX),
+                (4, 1),
+                (5, 0),
+                (5, (1 << 31) + 1),
+                (5, u32::MAX),
+                (6, 1 << 18),
+                (6, 1 << 31),
+            ][..],
+        ),
+        (
+            Opcode::Finish,
+            [9, 9, 100, 0, 0, 0, 0, 0],
+            &[(2, 0), (3, 16), (3, u32::MAX), (4, 2), (4, u32::MAX)],
+        ),
+        (
+            Opcode::Hold,
+            [9, 9, 0, 0, 1, 0, 0, 0],
+            &[(4, 2), (4, u32::MAX)],
+        ),
+    ] {
+        refused(opcode.number(), good, vec![], &no_such_put);
+        for &(dword, value) in wrong {
+            let mut arguments = good;
+            arguments[dword] = value;
+            refused(opcode.number(), arguments, vec![], &wrong_field);
+        }
     }
     // A prefix that is too long, or longer than it says; a cursor beyond the namespace; too little room.
     for arguments in [

@@ -4,7 +4,7 @@ use oriel_client::blob::{BlobError, Put};
 use oriel_client::{Controller, Options, block_on};
 use oriel_protocol::{KeyKind, Status};
 
-use crate::host::{blob, commit, content, failed_at, key, list, read, reserve, write};
+use crate::host::{blob, commit, content, failed_at, key, list, read, reserve, window_of, write};
 use crate::support::{
     BLOCK, CLOSED, NodeProcess, OPEN, QUOTA, blobs, is_skipped, namespace, status, turn,
 };
@@ -49,7 +49,7 @@ fn realms_are_apart() {
         );
         assert!(!theirs.delete(&key(1)).await.unwrap());
         assert_eq!(list(&theirs, &[]).await.len(), 1);
-        let place = ours.locate(&key(1)).await.unwrap().unwrap().position.0;
+        let place = window_of(ours.locate(&key(1)).await.unwrap()).position.0;
         assert_eq!(status(read(&their_raw, place, 1)), Status::Unwritten);
         let window = reserve(&our_raw, 100).unwrap().position;
         assert_eq!(

@@ -84,22 +84,30 @@ pub(crate) struct NodeProcess {
     child: Child,
     directory: Rc<tempfile::TempDir>,
     pub(crate) address: SocketAddr,
+    /// How long a put by parts lasts without a command.
+    put_time: Duration,
 }
 
 impl NodeProcess {
     /// With an empty drive.
     pub(crate) fn start() -> Self {
+        Self::start_with(oriel_nvmf_target::limits::PUT_TIME)
+    }
+
+    /// The same; puts by parts last so long without a command.
+    pub(crate) fn start_with(put_time: Duration) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let file = std::fs::File::create(directory.path().join(DRIVE)).unwrap();
         file.set_len(FILE_BYTES).unwrap();
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
-        Self::start_at(address, Rc::new(directory))
+        Self::start_at(address, Rc::new(directory), put_time)
     }
 
-    fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>) -> Self {
-        let how = format!("{} {}", address.port(), directory.path().display());
+    fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>, put_time: Duration) -> Self {
+        let (port, path) = (address.port(), directory.path());
+        let how = format!("{port} {} {}", put_time.as_millis(), path.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -122,6 +130,7 @@ impl NodeProcess {
                         child,
                         directory,
                         address,
+                        put_time,
                     };
                 }
                 Ok(_) => {}
@@ -162,8 +171,9 @@ impl NodeProcess {
             false => self.finish(),
         }
         let (address, directory) = (self.address, Rc::clone(&self.directory));
+        let put_time = self.put_time;
         drop(self);
-        Self::start_at(address, directory)
+        Self::start_at(address, directory, put_time)
     }
 
     pub(crate) fn options(&self, realm: &str) -> Options {
@@ -251,7 +261,10 @@ pub(crate) fn node_main() {
         .with_writer(std::io::stderr)
         .init();
     let how = std::env::var(HOW).expect("the test that starts this says how");
-    let (port, directory) = how.split_once(' ').unwrap();
+    let mut how = how.splitn(3, ' ');
+    let mut next = || how.next().unwrap();
+    let (port, put_time, directory) = (next(), next(), next());
+    let put_time = Duration::from_millis(put_time.parse().unwrap());
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
     let path = PathBuf::from(directory).join(DRIVE);
     let env = EnvOptions {
@@ -277,7 +290,7 @@ pub(crate) fn node_main() {
         }
         let subsystems = Subsystems::start().await.unwrap();
         // In boxes, since what is built for tests moves futures about, and a test's thread has a small stack.
-        Box::pin(serve(&reactors, &subsystems, &path, address)).await;
+        Box::pin(serve(&reactors, &subsystems, &path, address, put_time)).await;
         subsystems.stop().await;
     })
     .unwrap();
@@ -288,6 +301,7 @@ async fn serve(
     subsystems: &Subsystems,
     path: &Path,
     address: SocketAddr,
+    put_time: Duration,
 ) {
     create::aio(subsystems, DRIVE, path, 4096).await.unwrap();
     // Not the core that hosts first come to: memory goes between the two.
@@ -331,6 +345,7 @@ async fn serve(
             ..TransportOptions::tcp(TcpOptions::default())
         }],
         listeners: vec![Address::tcp(address)],
+        put_time,
     };
     let node = Box::pin(Node::start(subsystems, &store, &clock, &spec))
         .await

@@ -194,7 +194,7 @@ fn reservations_have_an_end() {
     let mut windows = Vec::new();
     for _ in 0..16 {
         // Many at a time, as one after the other takes a while.
-        let command = Command::Reserve { length };
+        let command = Command::Reserve { length, part: None };
         let some = (0..64).map(|_| raw.vendor(&command, vec![0; WINDOW_BYTES]));
         for answer in some.collect::<Vec<_>>() {
             let (answer, result) = answer.wait();

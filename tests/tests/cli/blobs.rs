@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -188,6 +190,147 @@ fn pipes_and_names_go_there_and_back() {
         fs::read(&output).unwrap() == large,
         "what was there before stays"
     );
+    node.end(Signal::TERM);
+}
+
+/// Of the node's slabs of 64 MiB.
+const PART: usize = 16 << 20;
+
+#[test]
+fn what_is_longer_than_a_slab_goes_there_and_back() {
+    let node = Node::start();
+    let whole = bytes(7, (64 << 20) + PART + 70_001);
+    let pipe = &whole[..3 * PART + 1];
+    let file = node.path("long");
+    fs::write(&file, &whole).unwrap();
+    let path = file.to_str().unwrap();
+    // A file by its content, and pipes by a name and by content, whose length nobody knows before their end.
+    let put = node.said(0, &["put", "--json", path]).objects().remove(0);
+    let key = key_of(&whole);
+    assert_eq!(put["key"], json!(key));
+    assert_eq!(
+        (&put["bytes"], &put["created"]),
+        (&json!(whole.len()), &json!(true))
+    );
+    told(node.oriel().args(["put", "--name", "pipe", "-"]), pipe, 0);
+    let hashed = told(node.oriel().args(["put", "-"]), pipe, 0);
+    assert_eq!(hashed.text(), format!("{}  -\n", key_of(pipe)));
+    let twice = node.said(0, &["put", "--json", path]).objects().remove(0);
+    assert_eq!(twice["created"], json!(false));
+    let other = told(node.oriel().args(["put", "--name", "pipe", "-"]), &whole, 0);
+    assert!(
+        other.errors.contains("it stays as it was"),
+        "{}",
+        other.errors
+    );
+
+    // To a file and to a pipe.
+    let copy = node.path("copy");
+    node.said(0, &["get", &key, "-o", copy.to_str().unwrap()]);
+    assert!(fs::read(&copy).unwrap() == whole);
+    assert!(node.said(0, &["get", "--name", "pipe"]).bytes == pipe);
+    assert!(node.said(0, &["get", &key_of(pipe)]).bytes == pipe);
+
+    // All commands tell the same of it.
+    let listed = node.said(0, &["ls", "--json"]).objects();
+    let mut lengths: Vec<u64> = listed
+        .iter()
+        .map(|blob| blob["bytes"].as_u64().unwrap())
+        .collect();
+    lengths.sort_unstable();
+    assert_eq!(
+        lengths,
+        [pipe.len(), pipe.len(), whole.len()].map(|length| length as u64)
+    );
+    node.said(0, &["probe", &key]);
+    let parts = node.said(0, &["locate", &key, "--json"]).objects();
+    assert_eq!(parts.len(), 6);
+    for (number, part) in parts.iter().enumerate() {
+        assert_eq!(part["part"], json!(number));
+        let length = PART.min(whole.len() - number * PART);
+        assert_eq!(part["bytes"], json!(length));
+    }
+    assert!(
+        node.said(0, &["locate", &key])
+            .text()
+            .starts_with("part 0: block ")
+    );
+    let stat = node.said(0, &["stat", "--json"]).objects().remove(0);
+    assert_eq!(stat["part_bytes"], json!(PART));
+    assert!(
+        stat["blob_bytes_max"].as_u64() > stat["window_bytes_max"].as_u64(),
+        "{stat}"
+    );
+    assert_eq!(stat["realm_blobs"], json!((6 + 1) + 2 * (4 + 1)));
+
+    // It outlasts the node, and goes as a whole.
+    let node = node.end(Signal::KILL).again();
+    assert!(node.said(0, &["get", &key]).bytes == whole);
+    node.said(0, &["rm", &key, &key_of(pipe), "--name", "pipe"]);
+    node.said(3, &["probe", &key]);
+    let stat = node.said(0, &["stat", "--json"]).objects().remove(0);
+    assert_eq!(
+        (&stat["realm_blobs"], &stat["realm_used_bytes"]),
+        (&json!(0), &json!(0))
+    );
+    node.end(Signal::TERM);
+}
+
+/// Whoever dies in the middle of a put, and however: nobody sees anything of it, and nothing of it stays.
+#[test]
+fn a_long_put_that_is_cut_off_leaves_nothing() {
+    let node = Node::start();
+    let mut child = node
+        .oriel()
+        .args(["put", "--name", "cut", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&bytes(1, 3 * PART)).unwrap();
+    let stat = |node: &Node| node.said(0, &["stat", "--json"]).objects().remove(0);
+    // Its first parts are there, and it waits for more.
+    while stat(&node)["realm_blobs"].as_u64() < Some(2) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(node.said(0, &["ls"]).bytes.is_empty());
+    node.said(3, &["probe", "--name", "cut"]);
+    // The host goes first, and then the node.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(input);
+    let node = node.end(Signal::KILL).again();
+    while stat(&node)["realm_used_bytes"].as_u64() > Some(0) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node.said(
+        3,
+        &[
+            "get",
+            "--name",
+            "cut",
+            "-o",
+            node.path("copy").to_str().unwrap(),
+        ],
+    );
+
+    // One that ends by itself cleans up behind itself: too long for the quota of its realm.
+    let small = node.url("small");
+    let mut put = oriel(&small);
+    let refused = told(
+        put.args(["put", "--name", "cut", "-"]),
+        &bytes(2, 2 * PART),
+        4,
+    );
+    assert!(
+        refused.errors.contains("raise its quota"),
+        "{}",
+        refused.errors
+    );
+    let of_small = said(oriel(&small).args(["stat", "--json"]), 0)
+        .objects()
+        .remove(0);
+    assert_eq!(of_small["realm_used_bytes"], json!(0));
     node.end(Signal::TERM);
 }
 
