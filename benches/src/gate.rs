@@ -60,6 +60,8 @@ pub(crate) enum Area {
     Store,
     /// A node's windows beside SPDK's own target, over TCP on this machine (on the first two cores)
     Target,
+    /// What a node's other hosts notice of one that is stuck, greedy or refused (on the first two cores)
+    Neighbours,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +118,7 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Ring => Ok(crate::ring::gate(args.rounds)),
         Area::Index => Ok(crate::index::gate(args.rounds)?),
         Area::Target => Ok(crate::target::gate(args.rounds, args.time, &args.mooncake)?),
+        Area::Neighbours => Ok(crate::target::gate_neighbours(args.rounds, args.time)?),
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
             let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;

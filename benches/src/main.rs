@@ -49,6 +49,7 @@ enum Command {
     Node(store::NodeArgs),
     Restart(restart::RestartArgs),
     Target(target::TargetArgs),
+    Neighbours(target::NeighboursArgs),
     #[command(hide = true)]
     TargetSide(target::SideArgs),
 }
@@ -84,6 +85,9 @@ fn main() -> ExitCode {
         Command::Node(args) => store::run_node(args).map(ended).map_err(Into::into),
         Command::Restart(args) => restart::run(args).map(ended).map_err(Into::into),
         Command::Target(args) => target::run(args)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Command::Neighbours(args) => target::run_neighbours(args)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Command::TargetSide(args) => target::side(args).map(ended).map_err(Into::into),

@@ -18,6 +18,7 @@
 mod host;
 mod lvol;
 mod mooncake;
+mod neighbours;
 mod plan;
 mod serve;
 mod table;
@@ -35,6 +36,7 @@ use crate::cores;
 use crate::out::say;
 use crate::size;
 pub(crate) use mooncake::MooncakeArgs;
+pub(crate) use neighbours::{NeighboursArgs, gate as gate_neighbours, run as run_neighbours};
 use plan::{Initiator, Kind, Plan, Served, Side, Speed};
 use table::{Row, Rows};
 
@@ -76,6 +78,10 @@ enum OneSide {
     Serve { core: u32, which: Which },
     /// One measurement, by a plan on standard input.
     Host { core: u32 },
+    /// A node with neighbours.
+    Node { core: u32 },
+    /// A neighbour, by a line on standard input.
+    Neighbour { core: u32 },
 }
 
 /// A program with a target.
@@ -123,6 +129,8 @@ pub(crate) fn side(args: &SideArgs) -> Result<Option<i32>, TargetError> {
     match args.side {
         OneSide::Serve { core, which } => serve::run(core, which),
         OneSide::Host { core } => host::run(core).map(|()| None),
+        OneSide::Node { core } => neighbours::node(core),
+        OneSide::Neighbour { core } => neighbours::neighbour(core).map(|()| None),
     }
 }
 

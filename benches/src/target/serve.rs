@@ -27,17 +27,17 @@ use super::{TargetError, Which, lvol};
 use crate::bdev::session::{Ground, with_session};
 use crate::out::say;
 
-const BLOCK: u32 = 4096;
+pub(super) const BLOCK: u32 = 4096;
 const REALM: RealmId = RealmId(1);
-const STORE: StoreId = StoreId(*b"oriel-perf targe");
+pub(super) const STORE: StoreId = StoreId(*b"oriel-perf targe");
 /// Bytes of each drive: blobs of three sizes, one such part for what is put, and what a store has for itself.
 const DRIVE_BYTES: u64 = 8 * BYTES_OF_SIZE;
 /// For two drives, pools and buffers.
 const MEMORY_MIB: u32 = 2 * (DRIVE_BYTES >> 20) as u32 + 640;
-const BLOBS_MAX: u64 = 1 << 20;
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const BLOBS_MAX: u64 = 1 << 20;
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
-const SIZES_OF_STORE: FormatOptions = FormatOptions {
+pub(super) const SIZES_OF_STORE: FormatOptions = FormatOptions {
     slab_blocks: (16 << 20) / BLOCK as u64,
     journal_blocks: (16 << 20) / BLOCK as u64,
 };
@@ -72,7 +72,7 @@ pub(super) fn run(core: u32, which: Which) -> Result<Option<i32>, TargetError> {
     served.map(|()| signal)
 }
 
-fn transport() -> TransportOptions {
+pub(super) fn transport() -> TransportOptions {
     TransportOptions {
         io_bytes_max: Some(IO_BYTES_MAX),
         io_unit_bytes: Some(IO_BYTES_MAX),
@@ -83,7 +83,7 @@ fn transport() -> TransportOptions {
 }
 
 /// An address that nobody has just now.
-fn free_address() -> Result<SocketAddr, TargetError> {
+pub(super) fn free_address() -> Result<SocketAddr, TargetError> {
     let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     probe.local_addr().map_err(failed)
 }
