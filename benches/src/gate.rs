@@ -121,8 +121,10 @@ pub(crate) fn run(args: &GateArgs) -> Result<bool, GateError> {
         Area::Neighbours => Ok(crate::target::gate_neighbours(args.rounds, args.time)?),
         Area::Store => {
             let (rounds, directory) = (args.rounds, args.directory.clone());
-            let good = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;
-            let good = crate::store::gate_node(rounds, args.time)? && good;
+            // In a program of its own, which has this thread's cores: the rest keeps to one.
+            let good = crate::store::gate_node(rounds, args.time)?;
+            let rest = crate::store::gate(rounds, args.time, &args.core_mask, directory.clone())?;
+            let good = rest && good;
             let directory = directory.unwrap_or_else(std::env::temp_dir);
             let memory = PathBuf::from("/dev/shm");
             Ok(crate::restart::measure(args.blobs, &directory, &memory)? && good)

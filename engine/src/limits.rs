@@ -57,6 +57,9 @@ pub const BACKOFF_IDLE_TURNS: u32 = 2000;
 
 // ---- The store ------------------------------------------------------------------------------------------------------
 
+/// Uses of a cache's blobs that a core has seen on another core's drive before that drive's policy hears of them.
+pub const USES_AT_ONCE: usize = 64;
+
 /// A slab that is fuller than this many eighths is not worth emptying.
 pub const FULL_EIGHTHS: u64 = 6;
 

@@ -294,3 +294,42 @@ fn what_starts_with_a_shebang_can_be_run() {
     }
     report("scripts that are not executable:", &offenders);
 }
+
+/// What a patch expects to find, for each of its places: the file, and lines that follow each other there.
+fn expected_lines(patch: &str) -> Vec<(String, Vec<String>)> {
+    let mut file = String::new();
+    let mut places: Vec<(String, Vec<String>)> = Vec::new();
+    for line in patch.lines() {
+        if let Some(name) = line.strip_prefix("--- a/") {
+            file = name.to_owned();
+        } else if line.starts_with("@@ ") {
+            places.push((file.clone(), Vec::new()));
+        } else if let (Some((_, lines)), false) = (places.last_mut(), line.starts_with("+++ ")) {
+            let there = line.strip_prefix(' ').or_else(|| line.strip_prefix('-'));
+            lines.extend(there.map(str::to_owned));
+        }
+    }
+    places
+}
+
+#[test]
+fn mutants_fit_the_tree() {
+    let folder = root().join("tests/mutants");
+    let mut count = 0;
+    for patch in fs::read_dir(folder).expect("the mutants are there") {
+        let path = patch.expect("a folder can be listed").path();
+        let text = fs::read_to_string(&path).expect("a patch is text");
+        for (file, lines) in expected_lines(&text) {
+            let source = fs::read_to_string(root().join(&file)).unwrap_or_default();
+            let source: Vec<&str> = source.lines().collect();
+            let fits = source.windows(lines.len()).any(|there| *there == lines[..]);
+            assert!(
+                fits,
+                "{} is about what {file} has no more: make it anew",
+                path.display()
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} places are looked at");
+}

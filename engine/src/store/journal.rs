@@ -366,6 +366,7 @@ impl<D: Drive> Log<D> {
             self.is_checkpointing.set(true);
             return Some(Chore::Checkpoint(snapshot));
         }
+        state.let_leave();
         let is_read = |extent: &Rc<D::Extent>| Rc::strong_count(extent) > 1;
         if let Some(at) = state.forgotten.iter().position(|extent| !is_read(extent)) {
             let extent = state.forgotten.swap_remove(at);

@@ -83,6 +83,30 @@ fn location(entry: Entry) -> Location {
     }
 }
 
+/// Finds keys on any core, beside the one that keeps them.
+#[derive(Clone)]
+pub(super) struct Finder {
+    index: Index,
+    hasher: SipHasher13,
+}
+
+impl Finder {
+    pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
+        fingerprint(self.hasher, realm, key)
+    }
+
+    /// Where a key's blob is, which gets warmer by it; `None` says nothing.
+    pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<Location> {
+        self.index.get_and_touch(fingerprint).map(location)
+    }
+}
+
+fn fingerprint(mut hasher: SipHasher13, realm: RealmId, key: &Key) -> Fingerprint {
+    hasher.write(key.bytes());
+    hasher.write(&realm.0.to_le_bytes());
+    Fingerprint::from_bytes(hasher.finish128().as_bytes())
+}
+
 impl Keys {
     /// An empty index for up to so many blobs. It has its full size at once: growing would cost each insert more than the
     /// insert itself.
@@ -139,10 +163,14 @@ impl Keys {
     }
 
     pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
-        let mut hasher = self.hasher;
-        hasher.write(key.bytes());
-        hasher.write(&realm.0.to_le_bytes());
-        Fingerprint::from_bytes(hasher.finish128().as_bytes())
+        fingerprint(self.hasher, realm, key)
+    }
+
+    pub(super) fn finder(&self) -> Finder {
+        Finder {
+            index: self.index.clone(),
+            hasher: self.hasher,
+        }
     }
 
     /// Asks for what a lookup starts with, without waiting for it.

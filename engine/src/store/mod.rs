@@ -41,6 +41,7 @@ mod replay;
 mod reserve;
 mod scan;
 mod scrub;
+mod shown;
 mod slab;
 mod snapshot;
 mod spdk_drive;
@@ -51,6 +52,7 @@ mod trust;
 mod types;
 mod walk;
 mod window;
+mod windows;
 
 pub use check::{Fragment, Problem, Report, check, match_parts};
 pub use drive::{Drive, DriveError, ExtentName, Transferred};
@@ -66,10 +68,10 @@ pub use metrics::{
     Summary, Unit, Value, WrittenFor,
 };
 pub use node::{
-    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Found, Keeper,
-    LargePut, Loss, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError, NodeOptions,
-    NodePage, NodeRecovery, NodeStat, NodeStore, PartsPut, ReadEnd, Seat, Sleep, Voters,
-    format_node, open_node,
+    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Found, Guest, Keeper,
+    LargePut, Loss, NoGuest, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError,
+    NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, PartsPut, ReadEnd, Seat, Sleep,
+    Voters, format_node, open_node,
 };
 pub use options::{LogStat, RealmOptions, RealmStat};
 pub use pace::Background;

@@ -373,7 +373,7 @@ pub(super) fn check_window(record: &Record, window: &[u8]) -> Result<(), StoreEr
 }
 
 /// Checks a blob without a trailer.
-fn check_small(
+pub(super) fn check_small(
     key: &Key,
     location: Location,
     expected: u32,

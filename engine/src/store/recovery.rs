@@ -313,6 +313,7 @@ pub async fn open<D: Drive>(
     state.changed.extend(state.slabs.keys());
     state.retire();
     state.retired.clear();
+    state.leaving.clear();
     let mut leftovers = Vec::new();
     for (name, extent) in extents {
         match name {

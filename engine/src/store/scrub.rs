@@ -196,7 +196,9 @@ impl<D: Drive> Log<D> {
             }
             Found::Damaged(error) => {
                 tracing::error!(%realm, %key, %error, "a blob is damaged");
-                self.state.borrow_mut().quarantine.insert(position);
+                let slab_blocks = self.layout.slab_blocks;
+                let mut state = self.state.borrow_mut();
+                state.put_in_quarantine(position, slab_blocks);
                 add_one(&self.scrubbing.damaged);
             }
             Found::Unreadable(error) => {

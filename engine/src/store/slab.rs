@@ -1,93 +1,24 @@
 //! What the store keeps in memory of a slab: eight bytes for each of its blobs.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
-
-use oriel_dht::region::prefetch;
+use std::sync::Arc;
 
 use super::checkpoint::{Row, Table, dead_bytes};
 use super::directory::RECORDS_PER_BLOCK;
 use super::record::{Record, Role};
+use super::shown::Shown;
 use super::types::RealmId;
-use crate::limits::{DIRECTORY_BATCH, SLAB_BLOCKS_MAX};
+use super::windows::{EndsUnknown, Known, Windows};
+use crate::limits::DIRECTORY_BATCH;
 
-const DEAD: u32 = 1 << 31;
-
-const _: () = assert!(SLAB_BLOCKS_MAX <= DEAD as u64);
-
-/// A blob of a slab: its first block there, whether it is dead, and its checksum.
-#[derive(Clone, Copy)]
-struct Known {
-    word: u32,
-    checksum: u32,
-}
-
-impl Known {
-    fn start(self) -> u32 {
-        self.word & !DEAD
-    }
-
-    fn is_dead(self) -> bool {
-        self.word & DEAD != 0
-    }
-}
-
-/// Where that blob is if all are of one size. There is at least one.
-fn guess(blobs: &[Known], start: u32) -> usize {
-    let last = blobs.len() - 1;
-    let whole = u64::from(blobs[last].start()).max(1);
-    let guess = u64::from(start) * last as u64 / whole;
-    (guess as usize).min(last)
-}
-
-/// Where in a slab's blobs the one is whose window begins at `start`, or where it would have to be.
-///
-/// Each step through memory that no cache has costs more than all else in a lookup, so the search begins where the blob
-/// is if all are of one size, and doubles its steps from there.
-fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
-    if blobs.is_empty() {
-        return Err(0);
-    }
-    let guess = guess(blobs, start);
-    let (mut low, mut high) = match blobs[guess].start().cmp(&start) {
-        Ordering::Equal => return Ok(guess),
-        // The bounds stay outside of what is searched: below `low` all are less, from `high` on greater.
-        Ordering::Less => {
-            let (mut low, mut step) = (guess + 1, 1);
-            let high = loop {
-                match blobs.get(low + step - 1) {
-                    Some(known) if known.start() < start => low += step,
-                    Some(_) => break low + step,
-                    None => break blobs.len(),
-                }
-                step *= 2;
-            };
-            (low, high)
-        }
-        Ordering::Greater => {
-            let (mut high, mut step) = (guess, 1);
-            let low = loop {
-                match high.checked_sub(step) {
-                    Some(at) if blobs[at].start() > start => high = at,
-                    Some(at) => break at,
-                    None => break 0,
-                }
-                step *= 2;
-            };
-            (low, high)
-        }
-    };
-    while low < high {
-        let middle = low.midpoint(high);
-        match blobs[middle].start().cmp(&start) {
-            Ordering::Equal => return Ok(middle),
-            Ordering::Less => low = middle + 1,
-            Ordering::Greater => high = middle,
-        }
-    }
-    Err(low)
+/// Whose what is kept of the windows is.
+enum Whose {
+    /// This slab's, which may get more of them.
+    Own(Windows),
+    /// Every core's: there will be no others.
+    All(Arc<Shown>),
 }
 
 pub(super) struct Slab<E> {
@@ -101,33 +32,11 @@ pub(super) struct Slab<E> {
     pub(super) is_sealed: bool,
     /// Parts of large blobs and manifests may be among its blobs.
     pub(super) may_have_parts: bool,
-    /// In the order of their positions.
-    blobs: Vec<Known>,
+    windows: Whose,
     dead: u32,
     in_directory: u32,
     /// The records that are not in the directory yet, in the order in which they came.
     tail: Vec<Record>,
-    /// Where windows end that have a gap behind them, by their first block; the others end where the next one begins. `None`
-    /// where that has to be found out first.
-    ends: Option<BTreeMap<u32, u32>>,
-}
-
-/// Where a slab's windows end has to be found out from its records: see [`Slab::learn_ends`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct EndsUnknown;
-
-/// Of windows in order, the ends of those that have a gap behind them.
-fn gaps(windows: impl Iterator<Item = Range<u32>>) -> BTreeMap<u32, u32> {
-    let mut ends = BTreeMap::new();
-    let mut last: Option<Range<u32>> = None;
-    for window in windows {
-        if let Some(last) = last.filter(|last| last.end != window.start) {
-            ends.insert(last.start, last.end);
-        }
-        last = Some(window);
-    }
-    ends.extend(last.map(|last| (last.start, last.end)));
-    ends
 }
 
 /// A row of a checkpoint that cannot be.
@@ -143,11 +52,38 @@ impl<E> Slab<E> {
             pending: 0,
             is_sealed: false,
             may_have_parts: false,
-            blobs: Vec::new(),
+            windows: Whose::Own(Windows::new()),
             dead: 0,
             in_directory: 0,
             tail: Vec::new(),
-            ends: Some(BTreeMap::new()),
+        }
+    }
+
+    fn windows(&self) -> &Windows {
+        match &self.windows {
+            Whose::Own(windows) => windows,
+            Whose::All(shown) => &shown.windows,
+        }
+    }
+
+    /// Has other cores see its windows, of which there will be no more; `None` if there may be.
+    pub(super) fn show(&mut self, cores: usize) -> Option<Arc<Shown>> {
+        let own = match &mut self.windows {
+            Whose::All(shown) => return Some(shown.clone()),
+            Whose::Own(own) if self.is_sealed && self.pending == 0 && own.ends.is_some() => own,
+            Whose::Own(_) => return None,
+        };
+        let windows = std::mem::replace(own, Windows::new());
+        let shown = Arc::new(Shown::new(self.realm, windows, cores));
+        self.windows = Whose::All(shown.clone());
+        Some(shown)
+    }
+
+    /// What other cores see of it.
+    pub(super) fn shown(&self) -> Option<&Arc<Shown>> {
+        match &self.windows {
+            Whose::Own(_) => None,
+            Whose::All(shown) => Some(shown),
         }
     }
 
@@ -158,104 +94,58 @@ impl<E> Slab<E> {
 
     /// Blobs that are or were in it.
     pub(super) fn records(&self) -> u32 {
-        self.blobs.len() as u32
+        self.windows().blobs.len() as u32
     }
 
-    /// Adds a blob whose window begins at block `start` of the slab; false if there is one.
+    /// Adds a blob whose window begins at block `start` of the slab; false if there is one, or there may be no more.
     pub(super) fn add(&mut self, start: u32, record: &Record) -> bool {
-        let known = Known {
-            word: start,
-            checksum: record.checksum,
+        let Whose::Own(windows) = &mut self.windows else {
+            return false;
         };
-        // Blobs come nearly in the order of their windows.
-        let place = match self.blobs.last() {
-            Some(last) if last.start() >= start => match place_of(&self.blobs, start) {
-                Ok(_) => return false,
-                Err(place) => place,
-            },
-            _ => self.blobs.len(),
-        };
-        self.blobs.insert(place, known);
-        self.note_end(place, start + record.blocks() as u32);
+        if !windows.add(start, record.blocks() as u32, record.checksum) {
+            return false;
+        }
         self.tail.push(*record);
         self.may_have_parts |= record.role != Role::Whole;
         self.live += record.blocks();
         true
     }
 
-    /// Notes where the window ends that has come to that place among the blobs.
-    fn note_end(&mut self, place: usize, end: u32) {
-        let Some(ends) = &mut self.ends else {
-            return;
-        };
-        let start = self.blobs[place].start();
-        if let Some(before) = place.checked_sub(1).map(|at| self.blobs[at].start())
-            && ends.get(&before) == Some(&start)
-        {
-            ends.remove(&before);
-        }
-        let next = self.blobs.get(place + 1).map(|next| next.start());
-        if next != Some(end) {
-            ends.insert(start, end);
-        }
-    }
-
     /// The window that a block is in, of a blob that is or was in the slab.
     pub(super) fn window(&self, block: u32) -> Result<Option<Range<u32>>, EndsUnknown> {
-        let at = match place_of(&self.blobs, block) {
-            Ok(at) => at,
-            Err(0) => return Ok(None),
-            Err(behind) => behind - 1,
-        };
-        let ends = self.ends.as_ref().ok_or(EndsUnknown)?;
-        let start = self.blobs[at].start();
-        let next = self.blobs.get(at + 1).map(|next| next.start());
-        let end = ends.get(&start).copied().or(next);
-        let window = start..end.expect("the last window's end is noted");
-        Ok(window.contains(&block).then_some(window))
+        self.windows().window(block)
     }
 
     /// Takes the ends of all windows from their records; false if these are not all that the slab has by now.
     pub(super) fn learn_ends(&mut self, records: &mut [Record], slab_blocks: u64) -> bool {
+        let Whose::Own(windows) = &mut self.windows else {
+            return true;
+        };
         records.sort_unstable_by_key(|record| record.position);
-        let window = |record: &Record| {
+        windows.learn_ends(records.iter().map(|record| {
             let start = (record.position.0 % slab_blocks) as u32;
             start..start + record.blocks() as u32
-        };
-        let starts = self.blobs.iter().map(|known| known.start());
-        if !starts.eq(records.iter().map(|record| window(record).start)) {
-            return false;
-        }
-        self.ends = Some(gaps(records.iter().map(window)));
-        true
+        }))
     }
 
     /// Marks the blob as dead whose window begins at block `start` and has so many blocks; whether it was alive.
     pub(super) fn kill(&mut self, start: u32, blocks: u64) -> bool {
-        let found = place_of(&self.blobs, start);
-        let Some(known) = found.ok().and_then(|at| self.blobs.get_mut(at)) else {
-            return false;
-        };
-        if known.is_dead() {
-            return false;
+        let was_alive = self.windows().kill(start);
+        if was_alive {
+            self.dead += 1;
+            self.live -= blocks;
         }
-        known.word |= DEAD;
-        self.dead += 1;
-        self.live -= blocks;
-        true
+        was_alive
     }
 
     /// The checksum in the record of the blob whose window begins at block `start`.
     pub(super) fn checksum(&self, start: u32) -> Option<u32> {
-        let found = place_of(&self.blobs, start);
-        Some(self.blobs[found.ok()?].checksum)
+        self.windows().checksum(start)
     }
 
     /// Asks for what [`checksum`](Self::checksum) will look at, without waiting for it.
     pub(super) fn prefetch_checksum(&self, start: u32) {
-        if !self.blobs.is_empty() {
-            prefetch(&self.blobs[guess(&self.blobs, start)]);
-        }
+        self.windows().prefetch_checksum(start);
     }
 
     /// The records that are not in the directory, and how many are.
@@ -296,7 +186,9 @@ impl<E> Slab<E> {
         self.in_directory += count as u32;
         if self.tail.is_empty() && self.is_sealed {
             self.tail.shrink_to_fit();
-            self.blobs.shrink_to_fit();
+            if let Whose::Own(windows) = &mut self.windows {
+                windows.blobs.shrink_to_fit();
+            }
         }
     }
 
@@ -312,7 +204,7 @@ impl<E> Slab<E> {
             }
         ];
         if self.dead > 0 {
-            for (rank, known) in self.blobs.iter().enumerate() {
+            for (rank, known) in self.windows().blobs.iter().enumerate() {
                 bits[rank / 8] |= u8::from(known.is_dead()) << (rank % 8);
             }
         }
@@ -326,6 +218,7 @@ impl<E> Slab<E> {
             table: with_table.then(|| Table {
                 live: u32::try_from(self.live).expect("a slab has fewer blocks"),
                 known: self
+                    .windows()
                     .blobs
                     .iter()
                     .map(|known| (known.start(), known.checksum))
@@ -347,9 +240,7 @@ impl<E> Slab<E> {
         slab.live = table.live.into();
         // A table does not tell.
         slab.may_have_parts = true;
-        // The table has the beginnings only.
-        slab.ends = None;
-        slab.blobs = Vec::with_capacity(table.known.len());
+        let mut blobs = Vec::with_capacity(table.known.len());
         let mut free = 0;
         for (rank, &(start, checksum)) in table.known.iter().enumerate() {
             if u64::from(start) < free || u64::from(start) >= slab_blocks {
@@ -358,11 +249,11 @@ impl<E> Slab<E> {
             free = u64::from(start) + 1;
             let is_dead = row.is_dead(rank);
             slab.dead += u32::from(is_dead);
-            slab.blobs.push(Known {
-                word: start | if is_dead { DEAD } else { 0 },
-                checksum,
-            });
+            blobs.push(Known::new(start, is_dead, checksum));
         }
+        // The table has the beginnings only.
+        let ends = None;
+        slab.windows = Whose::Own(Windows { blobs, ends });
         let blobs = slab.blobs();
         if slab.live > slab_blocks || blobs > slab.live || (blobs == 0) != (slab.live == 0) {
             return Err(WrongRow("more or fewer blocks than its blobs can have"));
@@ -385,7 +276,7 @@ impl<E> Slab<E> {
         if !records.is_sorted_by_key(|record| record.position) {
             records.sort_unstable_by_key(|record| record.position);
         }
-        slab.blobs = Vec::with_capacity(records.len());
+        let mut blobs: Vec<Known> = Vec::with_capacity(records.len());
         let mut free = 0;
         let mut ends = BTreeMap::new();
         for (rank, record) in records.iter().enumerate() {
@@ -396,15 +287,12 @@ impl<E> Slab<E> {
             if start < free || start + record.blocks() > slab_blocks {
                 return Err(WrongRow("a blob that reaches beyond its place"));
             }
-            if let Some(before) = slab.blobs.last().filter(|_| start != free) {
+            if let Some(before) = blobs.last().filter(|_| start != free) {
                 ends.insert(before.start(), free as u32);
             }
             free = start + record.blocks();
             let is_dead = row.is_dead(rank);
-            slab.blobs.push(Known {
-                word: start as u32 | if is_dead { DEAD } else { 0 },
-                checksum: record.checksum,
-            });
+            blobs.push(Known::new(start as u32, is_dead, record.checksum));
             slab.may_have_parts |= record.role != Role::Whole;
             if is_dead {
                 slab.dead += 1;
@@ -413,8 +301,9 @@ impl<E> Slab<E> {
                 show(record);
             }
         }
-        ends.extend(slab.blobs.last().map(|last| (last.start(), free as u32)));
-        slab.ends = Some(ends);
+        ends.extend(blobs.last().map(|last| (last.start(), free as u32)));
+        let ends = Some(ends);
+        slab.windows = Whose::Own(Windows { blobs, ends });
         Ok(slab)
     }
 }
@@ -425,13 +314,6 @@ mod tests {
 
     use super::super::types::{BLOCK_BYTES, Key, KeyKind, Position};
     use super::*;
-
-    fn known(start: u32) -> Known {
-        Known {
-            word: start | if start.is_multiple_of(3) { DEAD } else { 0 },
-            checksum: start,
-        }
-    }
 
     fn record(start: u64, blocks: u64) -> Record {
         Record {
@@ -490,21 +372,6 @@ mod tests {
             prop_assert!(taken.learn_ends(&mut records, 0x8000));
             for block in 0..next as u32 + 3 {
                 prop_assert_eq!(taken.window(block), slab.window(block));
-            }
-        }
-
-        #[test]
-        fn a_blob_is_found_where_a_plain_search_finds_it(
-            starts in prop::collection::btree_set(0u32..5000, 0..400),
-            few in prop::collection::btree_set(0u32..SLAB_BLOCKS_MAX as u32, 0..40),
-        ) {
-            for starts in [starts, few] {
-                let blobs: Vec<_> = starts.iter().copied().map(known).collect();
-                let near = starts.iter().flat_map(|at| [at.saturating_sub(1), *at, at + 1]);
-                for start in near.chain([0, 4999, SLAB_BLOCKS_MAX as u32 - 1]) {
-                    let plain = blobs.binary_search_by_key(&start, |known| known.start());
-                    prop_assert_eq!(place_of(&blobs, start), plain);
-                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use oriel_dht::index::Fingerprint;
 
@@ -15,6 +16,7 @@ use super::options::{LogStat, RealmOptions};
 use super::prints::{PrintMap, PrintSet};
 use super::record::{Record, window_blocks};
 use super::reserve::Reservation;
+use super::shown::Shown;
 use super::slab::Slab;
 use super::types::{Key, Location, Position, RealmId};
 use crate::clock::Moment;
@@ -147,6 +149,8 @@ pub(super) struct State<E> {
     pub(super) retired: Vec<Rc<E>>,
     /// Those that no checkpoint names, as long as somebody still reads.
     pub(super) forgotten: Vec<Rc<E>>,
+    /// Slabs that are to go, which other cores may still read from.
+    pub(super) leaving: Vec<(Rc<E>, Arc<Shown>)>,
     pub(super) snapshot: Option<Snapshot<E>>,
     /// Blobs that were found damaged, by the first block of their windows.
     pub(super) quarantine: BTreeSet<Position>,
@@ -174,6 +178,7 @@ impl<E> State<E> {
             wanted: Default::default(),
             retired: Vec::new(),
             forgotten: Vec::new(),
+            leaving: Vec::new(),
             snapshot: None,
             quarantine: BTreeSet::new(),
             stat: LogStat::default(),
@@ -385,18 +390,54 @@ impl<E> State<E> {
         }
     }
 
+    /// A blob was found damaged.
+    pub(super) fn put_in_quarantine(&mut self, position: Position, slab_blocks: u64) {
+        self.quarantine.insert(position);
+        let slab = self.slabs.get(&(position.0 / slab_blocks));
+        if let Some(shown) = slab.and_then(Slab::shown) {
+            shown.has_damage();
+        }
+    }
+
+    /// Has other cores see a slab, if nothing about it can change that matters to them.
+    pub(super) fn show(
+        &mut self,
+        number: u64,
+        slab_blocks: u64,
+        cores: usize,
+    ) -> Option<(Rc<E>, Arc<Shown>)> {
+        let of_slab = Position(number * slab_blocks)..Position((number + 1) * slab_blocks);
+        if self.quarantine.range(of_slab).next().is_some() {
+            return None;
+        }
+        let slab = self.slabs.get_mut(&number)?;
+        let shown = slab.show(cores)?;
+        Some((slab.extent.clone(), shown))
+    }
+
+    /// Slabs that are forgotten may be given back as soon as nobody reads from them on any core.
+    pub(super) fn let_leave(&mut self) {
+        self.leaving.retain(|(_, shown)| shown.holds.is_held());
+    }
+
     /// Moves slabs that can hold nothing any more out of the way of the next checkpoint.
     pub(super) fn retire(&mut self) {
         let Self {
             slabs,
             changed,
             retired,
+            leaving,
             ..
         } = self;
         changed.retain(|number| {
             let is_empty = slabs.get(number).is_some_and(Slab::is_empty);
-            if is_empty {
-                retired.extend(slabs.remove(number).map(|slab| slab.extent));
+            let empty = is_empty.then(|| slabs.remove(number)).flatten();
+            if let Some(slab) = empty {
+                if let Some(shown) = slab.shown() {
+                    shown.holds.close();
+                    leaving.push((slab.extent.clone(), shown.clone()));
+                }
+                retired.push(slab.extent);
             }
             !is_empty
         });

@@ -135,7 +135,7 @@ impl<D: Drive> Log<D> {
                         state.quarantine.remove(&record.position);
                     }
                     Err(error) => {
-                        state.quarantine.insert(record.position);
+                        state.put_in_quarantine(record.position, self.layout.slab_blocks);
                         let key = record.key;
                         tracing::error!(%realm, %key, %error, "a blob is damaged");
                         found.damaged.push(Damage { realm, key, error });

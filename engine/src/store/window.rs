@@ -285,6 +285,7 @@ impl<D: Drive> Log<D> {
             let next = {
                 let mut state = self.state.borrow_mut();
                 state.retire();
+                state.let_leave();
                 let deleting = state
                     .snapshot
                     .as_ref()

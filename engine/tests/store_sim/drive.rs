@@ -10,7 +10,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use oriel_engine::store::{BLOCK_BYTES, Drive, DriveError, ExtentName, NodeDrive, Transferred};
+use oriel_engine::store::{
+    BLOCK_BYTES, Drive, DriveError, ExtentName, NoGuest, NodeDrive, Transferred,
+};
 
 use super::calls::{Call, Given, Lie, Observer, Power, State, What, Write};
 use super::faults::{Harm, Temper};
@@ -261,6 +263,7 @@ impl Drive for SimDrive {
 
 impl NodeDrive for SimDrive {
     type Payload = Vec<u8>;
+    type Guest = NoGuest;
 
     fn payload(bytes: usize) -> Result<Vec<u8>, DriveError> {
         Ok(vec![0; bytes])

@@ -172,6 +172,13 @@ impl SpdkThread {
         Ok(thread)
     }
 
+    /// Whether one of this OS thread's is current, as devices need it to be opened.
+    pub fn is_one_current() -> bool {
+        // SAFETY: reads a thread-local.
+        let current = unsafe { sys::spdk_get_thread() };
+        POLLED_HERE.with_borrow(|here| here.iter().any(|(raw, _)| raw.as_ptr() == current))
+    }
+
     /// The name it was made with.
     pub fn name(&self) -> &str {
         &self.name

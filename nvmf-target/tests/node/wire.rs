@@ -277,10 +277,13 @@ impl Wire {
     /// not do: what a target has found wrong it may leave unread, and not look behind it for half a minute.
     pub(crate) fn hang_up(mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
-        match self.stream.read(&mut [0; 4096]) {
-            Ok(_) => {}
-            Err(error) if is_end(&error) => {}
-            Err(error) => panic!("the target neither answers nor hangs up: {error}"),
+        loop {
+            match self.stream.read(&mut [0; 4096]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) => break,
+                Err(error) if is_end(&error) => break,
+                Err(error) => panic!("the target neither answers nor hangs up: {error}"),
+            }
         }
         self.vanish();
     }

@@ -18,6 +18,15 @@ use super::super::rig::{Job, Rig};
 
 type Store = NodeStore<SpdkDrive>;
 
+/// How the drives are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stores {
+    /// All are one store's.
+    One,
+    /// Each is a store.
+    Apart,
+}
+
 /// What one core has of the store. The numbers of its blobs are its own.
 pub(super) struct Node {
     store: Store,
@@ -27,12 +36,13 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// A store on these drives, each on its core, under load from all these cores. One that is full is made anew; only
-    /// putting and getting count as time.
+    /// A store on these drives, each on its core, under load from all these cores; or a store on each, under load from its
+    /// own core alone. One that is full is made anew; only putting and getting count as time.
     pub(super) async fn measure(
         rig: &Rig<'_>,
         job: &Job,
         places: &[(String, u32)],
+        stores: Stores,
     ) -> Result<Speed, StorePerfError> {
         let mut all = Done::nothing();
         loop {
@@ -41,7 +51,7 @@ impl Node {
                 time: rig.time.saturating_sub(gone),
                 ..rig.course(job, rig.room())
             };
-            all = all.and(&once(rig, job, places, &course).await?);
+            all = all.and(&once(rig, job, places, stores, &course).await?);
             let is_over = Duration::from_secs_f64(all.seconds) * 100 >= rig.time * 99;
             if is_over || course.read_percent == 100 || handle().is_stopping() {
                 return Ok(all.speed());
@@ -136,6 +146,7 @@ async fn once(
     rig: &Rig<'_>,
     job: &Job,
     places: &[(String, u32)],
+    stores: Stores,
     course: &Course,
 ) -> Result<Done, SideError> {
     let cores = places.len() as u64;
@@ -158,13 +169,24 @@ async fn once(
         drive: sizes,
         ..NodeFormat::default()
     };
-    format_node(&seats, STORE, &format).await?;
-    let (store, keeper, _) = open_node(seats, options(shape)).await?;
-    let keeper = spawn_local("keeper", keeper.run()).map_err(|_| SideError::NoTask)?;
-    let done = loaded(&store, rig, course, places, cores).await;
-    store.close();
-    drop(store);
-    keeper.await;
+    let groups: Vec<Vec<Seat<SpdkDrive>>> = match stores {
+        Stores::One => vec![seats],
+        Stores::Apart => seats.into_iter().map(|seat| vec![seat]).collect(),
+    };
+    let (mut open, mut keepers) = (Vec::new(), Vec::new());
+    for seats in groups {
+        format_node(&seats, STORE, &format).await?;
+        let (store, keeper, _) = open_node(seats, options(shape)).await?;
+        let keeper = spawn_local("keeper", keeper.run()).map_err(|_| SideError::NoTask)?;
+        open.push(store);
+        keepers.push(keeper);
+    }
+    let done = loaded(&open, rig, course, places, cores).await;
+    open.iter().for_each(Store::close);
+    drop(open);
+    for keeper in keepers {
+        keeper.await;
+    }
     done
 }
 
@@ -185,14 +207,14 @@ fn options(shape: Shape) -> NodeOptions {
 }
 
 async fn loaded(
-    store: &Store,
+    stores: &[Store],
     rig: &Rig<'_>,
     course: &Course,
     places: &[(String, u32)],
     cores: u64,
 ) -> Result<Done, SideError> {
     let target = |core: u64| {
-        let store = store.clone();
+        let store = stores[core as usize % stores.len()].clone();
         move || {
             Rc::new(Node {
                 store,

@@ -164,6 +164,19 @@ pub struct LogMetrics {
 }
 
 impl LogMetrics {
+    /// Adds what other cores have counted of this log.
+    pub(in super::super) fn add_visit(&mut self, visit: &Self) {
+        add_all(&mut self.read_blocks, &visit.read_blocks);
+        for realm in &visit.realms {
+            let mut own = self.realms.iter_mut();
+            if let Some(own) = own.find(|own| own.id == realm.id) {
+                for (to, more) in own.operations.iter_mut().zip(&realm.operations) {
+                    to.merge(more);
+                }
+            }
+        }
+    }
+
     /// How a step went.
     pub fn step(&self, step: Step) -> &StepMetrics {
         &self.steps[step as usize]

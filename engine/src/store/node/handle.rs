@@ -3,7 +3,7 @@
 //! A key whose blob can be in one place only, which is the rule, costs one call of that drive. Where drives come, go or were
 //! away, lookups walk through the places in the order that `place.rs` gives; changes hold the key in all of them.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::sync::Arc;
 
 use futures_channel::oneshot;
@@ -56,6 +56,14 @@ impl<D: NodeDrive> NodeStore<D> {
             *table = self.shared.table();
         }
         table.clone()
+    }
+
+    /// The same, without a count of its users that all cores would share; nothing may wait while it is there.
+    pub(super) fn table_here(&self) -> Ref<'_, Table<D>> {
+        if self.table.borrow().version != self.shared.version() {
+            *self.table.borrow_mut() = self.shared.table();
+        }
+        Ref::map(self.table.borrow(), |table| &**table)
     }
 
     /// Does what has to be done before the next attempt.

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use oriel_dht::index::Fingerprint;
 use oriel_dht::region::Section;
 
 use super::super::drive::DriveError;
@@ -22,9 +23,12 @@ use super::super::walk::Page;
 use super::gate::{Entered, Gate, Latched, Stale};
 use super::ledger::Ledger;
 use super::place::DriveNumber;
-use super::seat::NodeDrive;
+use super::seat::{NodeDrive, on_core};
+use super::shelf::{Door, OnShelf, Shelf};
 use super::table::{Command, Shared};
+use super::visit;
 use crate::limits::{DOUBTFUL_MAX, LEASE_LEFT_PART};
+use crate::reactor;
 
 /// What a lane did not do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +67,9 @@ pub(super) struct Lane<D: NodeDrive> {
     pub(super) drive: D,
     pub(super) ledger: Ledger<D>,
     index: Section,
+    /// What other cores see of it, and its seat's number.
+    shelf: Arc<Shelf>,
+    id: u64,
     log: RefCell<Option<Rc<Log<D>>>>,
     gate: Rc<Gate>,
     owner: RefCell<Option<Owner<D>>>,
@@ -96,10 +103,17 @@ impl Drop for Change<'_> {
 type Returned<D, T> = (<D as NodeDrive>::Payload, Result<T, Refused>);
 
 impl<D: NodeDrive> Lane<D> {
-    pub(super) fn new(drive: D, index: Section, name: Arc<str>) -> Self {
+    pub(super) fn new(
+        drive: D,
+        index: Section,
+        name: Arc<str>,
+        (id, shelf): (u64, Arc<Shelf>),
+    ) -> Self {
         Self {
             name,
             drive,
+            shelf,
+            id,
             ledger: Ledger::default(),
             index,
             log: RefCell::new(None),
@@ -113,8 +127,71 @@ impl<D: NodeDrive> Lane<D> {
     pub(super) async fn open(&self, options: &OpenOptions) -> Result<Recovery, OpenError> {
         let index = self.index.clone();
         let (log, recovery) = open(self.drive.clone(), index, options).await?;
+        if let Some(of_drive) = self.drive.door()
+            && reactor::core_here().is_some()
+        {
+            self.shelf.open(Door {
+                of_drive: Arc::new(of_drive),
+                slab_blocks: log.layout.slab_blocks,
+                finder: log.state.borrow().keys.finder(),
+                clock: options.clock.clone(),
+                observe: options.observe,
+                cores: reactor::handle().cores(),
+            });
+        }
         self.log.replace(Some(Rc::new(log)));
         Ok(recovery)
+    }
+
+    /// Lays the slab of a position out for the other cores, of which one has read from it, if it gets no more windows.
+    pub(super) fn show(&self, position: Position) {
+        let Ok(log) = self.log() else {
+            return;
+        };
+        let slab_blocks = log.layout.slab_blocks;
+        let number = position.0 / slab_blocks;
+        let cores = reactor::core_here().map_or(0, |_| reactor::handle().cores().len());
+        if cores < 2 || self.shelf.has(number) {
+            return;
+        }
+        let shown = log.state.borrow_mut().show(number, slab_blocks, cores);
+        if let Some((extent, shown)) = shown
+            && let Some(place) = self.drive.place(&extent)
+        {
+            let place = Arc::new(place);
+            self.shelf.lay(number, OnShelf { shown, place });
+        }
+    }
+
+    /// The same of the slab that a blob is in.
+    pub(super) fn show_blob(&self, realm: RealmId, key: &Key) {
+        let location = self.log().ok().and_then(|log| log.peek(realm, key));
+        if let Some(location) = location {
+            self.show(location.position);
+        }
+    }
+
+    /// Blobs that were used on other cores.
+    pub(super) fn used(&self, uses: &[(RealmId, Fingerprint)]) {
+        if let Ok(log) = self.log() {
+            let mut state = log.state.borrow_mut();
+            uses.iter()
+                .for_each(|(realm, blob)| state.used(*realm, *blob));
+        }
+    }
+
+    /// Has the other cores let go of the drive.
+    async fn close_shelf(&self) {
+        self.shelf.close();
+        while self.shelf.is_held() {
+            reactor::yield_now().await;
+        }
+        let id = self.id;
+        for core in self.shelf.visitors() {
+            // One that has stopped has let go of everything.
+            let _ = on_core(core, move || async move { visit::end(id) }).await;
+        }
+        self.shelf.all_left();
     }
 
     /// Whose it is from now on.
@@ -128,7 +205,7 @@ impl<D: NodeDrive> Lane<D> {
         let mut run = pin!(log.run());
         let mut removed = pin!(self.drive.removed());
         let mut is_removed = false;
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if !is_removed && removed.as_mut().poll(cx).is_ready() {
                 is_removed = true;
                 let reason = DriveError::Failed {
@@ -138,11 +215,15 @@ impl<D: NodeDrive> Lane<D> {
             }
             run.as_mut().poll(cx)
         })
-        .await
+        .await;
+        // Of what is not known to be deleted or not, this core alone keeps silent.
+        self.shelf.close();
+        ended
     }
 
     /// Lets [`run`](Self::run) come to its end.
     pub(super) fn finish(&self) {
+        self.shelf.close();
         if let Ok(log) = self.log() {
             log.close();
         }
@@ -151,7 +232,7 @@ impl<D: NodeDrive> Lane<D> {
     /// Whether somebody still has its log.
     pub(super) fn is_read(&self) -> bool {
         let log = self.log.borrow();
-        log.as_ref().is_some_and(|log| Rc::strong_count(log) > 1)
+        self.shelf.is_held() || log.as_ref().is_some_and(|log| Rc::strong_count(log) > 1)
     }
 
     /// Lets go of the log, which nobody runs any more.
@@ -161,6 +242,7 @@ impl<D: NodeDrive> Lane<D> {
 
     /// Lets go of the drive.
     pub(super) async fn close(&self) -> Result<(), DriveError> {
+        self.close_shelf().await;
         self.drop_log();
         self.ledger.drop_extents();
         self.drive.clone().close().await

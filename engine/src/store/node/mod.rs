@@ -54,8 +54,10 @@ mod puts;
 mod reads;
 mod roster;
 mod seat;
+mod shelf;
 mod sweep;
 mod table;
+mod visit;
 mod whole;
 
 pub use error::{ChangeError, DriveLabel, Loss, NodeError, NodeOpenError};
@@ -69,6 +71,6 @@ pub use parts_put::PartsPut;
 pub use place::DriveNumber;
 pub use reads::NodePage;
 pub use roster::Voters;
-pub use seat::{NodeDrive, ReadEnd, Seat};
+pub use seat::{Guest, NoGuest, NodeDrive, ReadEnd, Seat};
 pub use table::Departed;
 pub use whole::{DriveStat, NodeStat};

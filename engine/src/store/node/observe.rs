@@ -9,7 +9,8 @@ use super::super::metrics::{
 use super::error::DriveLabel;
 use super::handle::NodeStore;
 use super::lane::Lane;
-use super::seat::NodeDrive;
+use super::seat::{NodeDrive, Seat, on_core};
+use super::visit;
 use crate::reactor::{self, CoreId, ReactorStats};
 
 /// One drive.
@@ -92,6 +93,19 @@ impl<D: NodeDrive> Lane<D> {
     }
 }
 
+impl<D: NodeDrive> Seat<D> {
+    /// What other cores have counted of its drive.
+    async fn visits(&self) -> Vec<LogMetrics> {
+        let mut all = Vec::new();
+        for core in self.shelf.visitors() {
+            let id = self.id;
+            let counted = on_core(core, move || async move { visit::numbers::<D>(id) });
+            all.extend(counted.await.flatten());
+        }
+        all
+    }
+}
+
 impl<D: NodeDrive> NodeStore<D> {
     /// All numbers, drive by drive, as they are now.
     pub async fn metrics(&self) -> NodeMetrics {
@@ -101,7 +115,13 @@ impl<D: NodeDrive> NodeStore<D> {
             let log = match row.seat.as_ref().filter(|_| row.loss.is_none()) {
                 Some(seat) => {
                     let log = seat.call(|lane| async move { lane.metrics() }).await;
-                    log.ok().flatten()
+                    let mut log = log.ok().flatten();
+                    if let Some(log) = &mut log {
+                        for visit in seat.visits().await {
+                            log.add_visit(&visit);
+                        }
+                    }
+                    log
                 }
                 None => None,
             };

@@ -11,7 +11,7 @@ use super::super::types::{BLOCK_BYTES, Key, Position, RealmId};
 use super::error::NodeError;
 use super::handle::{Again, Attempt, NodeStore};
 use super::lane::{Lane, Refused};
-use super::seat::{NodeDrive, ReadEnd, Seat};
+use super::seat::{NodeDrive, ReadEnd};
 use super::table::Table;
 use crate::limits::{MOVE_BYTES_AT_ONCE, QUIET_BLOCKS};
 
@@ -122,9 +122,9 @@ impl<D: NodeDrive> Lane<D> {
 }
 
 impl<D: NodeDrive> NodeStore<D> {
-    /// Begins what [`read_position`](Self::read_position) does, without a task: where the drive is this core's, and the read
-    /// needs no check and nothing that has to be looked up. If it ends without the buffer being filled, `read_position` says
-    /// why. What cannot be begun so comes back.
+    /// Begins what [`read_position`](Self::read_position) does, without a task: where the read needs no check and nothing that
+    /// has to be looked up, and the drive is this core's, or the slab one that this core can see by itself. If it ends without
+    /// the buffer being filled, `read_position` says why. What cannot be begun so comes back.
     pub fn begin_read_position<R: ReadEnd<D::Payload>>(
         &self,
         realm: RealmId,
@@ -132,20 +132,47 @@ impl<D: NodeDrive> NodeStore<D> {
         payload: D::Payload,
         end: R,
     ) -> Result<(), (D::Payload, R)> {
-        let table = self.table();
-        let seat = table.row_of(position).and_then(|at| table.seat(at));
-        match seat.and_then(Seat::lane_here) {
-            Some(lane) => lane.begin_read(realm, position, payload, end),
+        let table = self.table_here();
+        let at = table.row_of(position);
+        let Some(seat) = at.and_then(|at| table.seat(at)) else {
+            return Err((payload, end));
+        };
+        if seat.is_here() {
+            let lane = seat.lane_here();
+            drop(table);
+            return match lane {
+                Some(lane) => lane.begin_read(realm, position, payload, end),
+                None => Err((payload, end)),
+            };
+        }
+        let is_checked = table.realm(realm).is_none_or(|realm| realm.verify);
+        let visit = seat.visit().filter(|_| !is_checked);
+        if let Some(visit) = &visit {
+            visit.learn(&table);
+        }
+        drop(table);
+        match visit {
+            Some(visit) => visit.begin_read(realm, position, payload, end),
             None => Err((payload, end)),
         }
     }
 
-    /// What [`describe`](Self::describe) finds, if the drive where the key belongs is this core's and has the blob.
+    /// What [`describe`](Self::describe) finds, if the drive where the key belongs has the blob and is this core's, or the
+    /// slab one that this core can see by itself.
     pub fn describe_at_once(&self, realm: RealmId, key: &Key) -> Option<Described> {
-        let table = self.table();
+        let table = self.table_here();
         let first = table.spread(realm, key).present.first();
-        let lane = table.seat(*first?)?.lane_here()?;
-        lane.log().ok()?.describe_if_there(realm, key)
+        let seat = table.seat(*first?)?;
+        if seat.is_here() {
+            let lane = seat.lane_here()?;
+            return lane.log().ok()?.describe_if_there(realm, key);
+        }
+        let visit = seat.visit()?;
+        visit.learn(&table);
+        let is_cache = table.realm(realm)?.cache.is_some();
+        let (described, uses) = visit.describe(realm, key, is_cache)?;
+        seat.tell_uses(uses);
+        Some(described)
     }
 
     /// Where a blob is, and how to tell that it is whole. Counts as a use of it.
@@ -157,8 +184,14 @@ impl<D: NodeDrive> NodeStore<D> {
         let key = *key;
         let ask = async |table: &Table<D>, at: u16| {
             let (seat, version) = (self.seat(table, at)?, table.version);
-            let described =
-                seat.call(move |lane| async move { lane.describe(version, realm, key).await });
+            let is_far = !seat.is_here();
+            let described = seat.call(move |lane| async move {
+                let described = lane.describe(version, realm, key).await;
+                if let (true, Ok(Some(described))) = (is_far, &described) {
+                    lane.show(described.location.position);
+                }
+                described
+            });
             self.heard(table, at, described.await)
         };
         self.look(realm, key, ask).await
@@ -179,8 +212,14 @@ impl<D: NodeDrive> NodeStore<D> {
         let Some(seat) = table.seat(at) else {
             return (Some(payload), Err(table.lost(at)));
         };
-        let read = seat
-            .call(move |lane| async move { lane.read_position(realm, position, payload).await });
+        let is_far = !seat.is_here();
+        let read = seat.call(move |lane| async move {
+            let read = lane.read_position(realm, position, payload).await;
+            if is_far && read.1.is_ok() {
+                lane.show(position);
+            }
+            read
+        });
         let mut slot = None;
         let answer = read.await.map(|(payload, read)| {
             slot = Some(payload);

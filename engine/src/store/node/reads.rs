@@ -1,6 +1,7 @@
 //! Reads of a store of many drives: a key's places in turn, and what lost drives may have.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::super::types::{Key, Location, Position, RealmId};
@@ -8,8 +9,9 @@ use super::super::walk::Listed;
 use super::error::{DriveLabel, NodeError};
 use super::handle::{Again, Attempt, NodeStore};
 use super::place::DriveNumber;
-use super::seat::NodeDrive;
+use super::seat::{NodeDrive, Seat};
 use super::table::Table;
+use super::visit::{Visit, Wants};
 
 /// A part of a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,9 +134,25 @@ impl<D: NodeDrive> NodeStore<D> {
         let ask = async |table: &Table<D>, at: u16| {
             let (seat, version) = (self.seat(table, at)?, table.version);
             let payload = slot.take();
-            let payload = payload.ok_or(Again::Never(NodeError::Closing))?;
+            let mut payload = payload.ok_or(Again::Never(NodeError::Closing))?;
+            let is_far = !seat.is_here();
+            if is_far && let Some((visit, wants)) = self.visit(table, seat, realm) {
+                let read = visit.read_into(realm, &key, offset, payload, wants);
+                match read.await {
+                    Ok(read) => {
+                        slot.replace(Some(read.payload));
+                        seat.tell_uses(read.uses);
+                        return Ok(Some(read.bytes));
+                    }
+                    Err(back) => payload = back.ok_or(Again::Never(table.lost(at)))?,
+                }
+            }
             let read = seat.call(move |lane| async move {
-                lane.read_into(version, realm, key, offset, payload).await
+                let read = lane.read_into(version, realm, key, offset, payload).await;
+                if is_far {
+                    lane.show_blob(realm, &key);
+                }
+                read
             });
             let answer = read.await.map(|(payload, read)| {
                 slot.replace(Some(payload));
@@ -144,6 +162,23 @@ impl<D: NodeDrive> NodeStore<D> {
         };
         let read = self.look(realm, key, ask).await;
         (slot.into_inner(), read)
+    }
+
+    /// A drive of another core as this one reads it, and how it may.
+    fn visit(
+        &self,
+        table: &Table<D>,
+        seat: &Seat<D>,
+        realm: RealmId,
+    ) -> Option<(Rc<Visit<D>>, Wants)> {
+        let options = table.realm(realm)?;
+        let wants = Wants {
+            verify: options.verify,
+            is_cache: options.cache.is_some(),
+        };
+        let visit = seat.visit()?;
+        visit.learn(table);
+        Some((visit, wants))
     }
 
     /// Where a blob is.

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use oriel_dht::region::Section;
 use super::super::drive::{Drive, DriveError};
 use super::super::types::{Key, RealmId};
 use super::lane::{Held, Lane, Refused};
+use super::shelf::Shelf;
+use super::visit::Uses;
 use crate::reactor::{self, CoreId, SpawnError};
 
 /// Who hears of the end of a read that was begun without a task.
@@ -27,11 +29,56 @@ pub trait ReadEnd<P>: 'static {
     fn ended(self, payload: P, is_filled: bool);
 }
 
+/// A drive as it is read on a core that is not its own.
+pub trait Guest<P>: Sized + 'static {
+    /// What it is opened with.
+    type Door: Send + Sync + 'static;
+    /// Where an extent is.
+    type Place: Send + Sync + 'static;
+
+    /// Opens the drive on this core; `None` if that cannot be.
+    fn enter(door: &Self::Door) -> Option<Self>;
+
+    /// Begins to fill a buffer from a block of an extent on. What it cannot do now, or never, it gives back.
+    fn begin_read<R: ReadEnd<P>>(
+        &self,
+        place: &Self::Place,
+        block: u64,
+        payload: P,
+        end: R,
+    ) -> Result<(), (P, R)>;
+}
+
+/// Of drives that only their own cores read.
+#[derive(Clone, Copy, Debug)]
+pub enum NoGuest {}
+
+impl<P> Guest<P> for NoGuest {
+    type Door = Infallible;
+    type Place = Infallible;
+
+    fn enter(door: &Infallible) -> Option<Self> {
+        match *door {}
+    }
+
+    fn begin_read<R: ReadEnd<P>>(
+        &self,
+        place: &Infallible,
+        _block: u64,
+        _payload: P,
+        _end: R,
+    ) -> Result<(), (P, R)> {
+        match *place {}
+    }
+}
+
 /// What a store of many drives needs of a drive besides.
 #[expect(async_fn_in_trait, reason = "everything stays on one thread")]
 pub trait NodeDrive: Drive + Clone + 'static {
     /// A buffer on its way between cores.
     type Payload: AsRef<[u8]> + AsMut<[u8]> + Send + 'static;
+    /// The drive on other cores.
+    type Guest: Guest<Self::Payload>;
 
     /// A buffer of so many bytes, all zero, on any core.
     fn payload(bytes: usize) -> Result<Self::Payload, DriveError>;
@@ -55,6 +102,17 @@ pub trait NodeDrive: Drive + Clone + 'static {
         Err((payload, end))
     }
 
+    /// What other cores open the drive with; `None` if only its own core reads from it.
+    fn door(&self) -> Option<<Self::Guest as Guest<Self::Payload>>::Door> {
+        None
+    }
+
+    /// Where an extent is, for other cores.
+    fn place(&self, extent: &Self::Extent) -> Option<<Self::Guest as Guest<Self::Payload>>::Place> {
+        let _ = extent;
+        None
+    }
+
     /// Ends when the drive was removed; never, if that cannot be known.
     async fn removed(&self);
 
@@ -62,17 +120,45 @@ pub trait NodeDrive: Drive + Clone + 'static {
     async fn close(self) -> Result<(), DriveError>;
 }
 
+/// What a core has of seats, by their numbers, of which a program uses few.
+#[derive(Default)]
+pub(super) struct Locals(Vec<Option<Rc<dyn Any>>>);
+
+impl Locals {
+    pub(super) fn get<T: 'static>(&self, id: u64) -> Option<Rc<T>> {
+        let found = self.0.get(id as usize)?.as_ref()?;
+        found.clone().downcast().ok()
+    }
+
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.0.get(id as usize).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn insert(&mut self, id: u64, what: Rc<dyn Any>) {
+        let at = id as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, None);
+        }
+        self.0[at] = Some(what);
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Rc<dyn Any>> {
+        self.0.get_mut(id as usize)?.take()
+    }
+}
+
 thread_local! {
-    static LANES: RefCell<HashMap<u64, Rc<dyn Any>>> = RefCell::default();
+    static LANES: RefCell<Locals> = RefCell::default();
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// A drive on the core where it was loaded. Clones are the same one.
 pub struct Seat<D> {
-    id: u64,
+    pub(super) id: u64,
     host: Option<CoreId>,
     name: Arc<str>,
+    pub(super) shelf: Arc<Shelf>,
     of: PhantomData<fn() -> D>,
 }
 
@@ -82,6 +168,7 @@ impl<D> Clone for Seat<D> {
             id: self.id,
             host: self.host,
             name: self.name.clone(),
+            shelf: self.shelf.clone(),
             of: PhantomData,
         }
     }
@@ -108,20 +195,22 @@ impl<D: NodeDrive> Seat<D> {
     /// Gives a drive of this core to a store, with the memory for its index.
     pub fn new(drive: D, index: Section, name: &str) -> Self {
         let name: Arc<str> = name.into();
-        let lane = Rc::new(Lane::new(drive, index, name.clone()));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shelf = Arc::<Shelf>::default();
+        let lane = Rc::new(Lane::new(drive, index, name.clone(), (id, shelf.clone())));
         LANES.with_borrow_mut(|lanes| lanes.insert(id, lane as Rc<dyn Any>));
         Self {
             id,
             host: reactor::core_here(),
             name,
+            shelf,
             of: PhantomData,
         }
     }
 
     /// Lets go of a drive that no store uses, on its own core: none took it, or the keeper of the one that did was dropped.
     pub fn release(self) {
-        LANES.with_borrow_mut(|lanes| lanes.remove(&self.id));
+        LANES.with_borrow_mut(|lanes| lanes.remove(self.id));
     }
 
     /// Closes a drive that no store uses, from any core.
@@ -142,7 +231,7 @@ impl<D: NodeDrive> Seat<D> {
         self.host
     }
 
-    fn is_here(&self) -> bool {
+    pub(super) fn is_here(&self) -> bool {
         self.host.is_none() || self.host == reactor::core_here()
     }
 
@@ -175,16 +264,23 @@ impl<D: NodeDrive> Seat<D> {
     {
         let core = self.host.ok_or(NoLane)?;
         let id = self.id;
-        let reactors = reactor::handle();
-        let mut job = move || async move { Ok(work(lane(id)?).await) };
-        loop {
-            match reactors.spawn(core, "work for a drive of the store", job) {
-                Ok(result) => return result.await.unwrap_or(Err(NoLane)),
-                Err(SpawnError::Full { work, .. }) => job = work,
-                Err(_) => return Err(NoLane),
+        on_core(core, move || async move { Ok(work(lane(id)?).await) })
+            .await
+            .unwrap_or(Err(NoLane))
+    }
+
+    /// Has the lane's policies hear of uses sooner or later, unless its core has more to do than it can.
+    pub(super) fn tell_uses(&self, uses: Uses) {
+        let Some(core) = self.host.filter(|_| !uses.is_empty()) else {
+            return;
+        };
+        let id = self.id;
+        let job = move || async move {
+            if let Ok(lane) = lane::<D>(id) {
+                lane.used(&uses);
             }
-            reactor::yield_now().await;
-        }
+        };
+        let _ = reactor::handle().spawn(core, "news for a drive of the store", job);
     }
 
     /// Has the lane run its log, as a task of its own where there are tasks.
@@ -245,7 +341,7 @@ impl<D: NodeDrive> Seat<D> {
     pub(super) async fn give_up(&self) {
         let id = self.id;
         let forget = move |_| async move {
-            LANES.with_borrow_mut(|lanes| lanes.remove(&id));
+            LANES.with_borrow_mut(|lanes| lanes.remove(id));
         };
         // Where there is no lane any more there is nothing to forget.
         let _ = self.call(forget).await;
@@ -253,6 +349,24 @@ impl<D: NodeDrive> Seat<D> {
 }
 
 fn lane<D: NodeDrive>(id: u64) -> Result<Rc<Lane<D>>, NoLane> {
-    let lane = LANES.with_borrow(|lanes| lanes.get(&id).cloned());
-    lane.and_then(|lane| lane.downcast().ok()).ok_or(NoLane)
+    LANES.with_borrow(|lanes| lanes.get(id)).ok_or(NoLane)
+}
+
+/// Does some work on another core; `None` if that has stopped.
+pub(super) async fn on_core<F, Fut, T>(core: CoreId, work: F) -> Option<T>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let reactors = reactor::handle();
+    let mut job = work;
+    loop {
+        match reactors.spawn(core, "work for a drive of the store", job) {
+            Ok(result) => return result.await.ok(),
+            Err(SpawnError::Full { work, .. }) => job = work,
+            Err(_) => return None,
+        }
+        reactor::yield_now().await;
+    }
 }

@@ -76,6 +76,10 @@ impl<D: NodeDrive> Table<D> {
         self.row(at).seat.as_ref()
     }
 
+    pub(super) fn realm(&self, id: RealmId) -> Option<&RealmOptions> {
+        self.realms.iter().find(|realm| realm.id == id)
+    }
+
     /// The drive that a position is on, if it was ever handed out and the drive is still one of the store's.
     pub(super) fn row_of(&self, position: Position) -> Option<u16> {
         let slot = self.slots.get(slot_of(position, self.slot_blocks));

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on panics where it stands"
 )]
 
+mod visits;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -94,7 +96,11 @@ async fn seat(reactors: &ReactorHandle, core: usize, name: &'static str) -> Seat
 }
 
 async fn opened(seats: Vec<Seat<SpdkDrive>>) -> (Store, JoinHandle<()>) {
-    let (store, keeper, recovery) = open_node(seats, options()).await.unwrap();
+    opened_with(seats, options()).await
+}
+
+async fn opened_with(seats: Vec<Seat<SpdkDrive>>, options: NodeOptions) -> (Store, JoinHandle<()>) {
+    let (store, keeper, recovery) = open_node(seats, options).await.unwrap();
     assert_eq!(recovery.lost, []);
     let keeper = spawn_local("keeper", keeper.run()).unwrap();
     (store, keeper)

@@ -1,0 +1,233 @@
+//! The windows of a slab as they are kept in memory: eight bytes for each.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+
+use oriel_dht::region::prefetch;
+
+use crate::limits::SLAB_BLOCKS_MAX;
+
+const DEAD: u32 = 1 << 31;
+
+const _: () = assert!(SLAB_BLOCKS_MAX <= DEAD as u64);
+
+/// A blob of a slab: its first block there, whether it is dead, and its checksum.
+pub(super) struct Known {
+    /// Changed on the slab's own core only, while others look at it for the beginning.
+    word: AtomicU32,
+    pub(super) checksum: u32,
+}
+
+impl Known {
+    pub(super) fn new(start: u32, is_dead: bool, checksum: u32) -> Self {
+        let word = AtomicU32::new(start | if is_dead { DEAD } else { 0 });
+        Self { word, checksum }
+    }
+
+    pub(super) fn start(&self) -> u32 {
+        self.word.load(Relaxed) & !DEAD
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.word.load(Relaxed) & DEAD != 0
+    }
+
+    fn die(&self) {
+        self.word.store(self.start() | DEAD, Relaxed);
+    }
+}
+
+/// Where that blob is if all are of one size. There is at least one.
+fn guess(blobs: &[Known], start: u32) -> usize {
+    let last = blobs.len() - 1;
+    let whole = u64::from(blobs[last].start()).max(1);
+    let guess = u64::from(start) * last as u64 / whole;
+    (guess as usize).min(last)
+}
+
+/// Where in a slab's blobs the one is whose window begins at `start`, or where it would have to be.
+///
+/// Each step through memory that no cache has costs more than all else in a lookup, so the search begins where the blob
+/// is if all are of one size, and doubles its steps from there.
+fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
+    if blobs.is_empty() {
+        return Err(0);
+    }
+    let guess = guess(blobs, start);
+    let (mut low, mut high) = match blobs[guess].start().cmp(&start) {
+        Ordering::Equal => return Ok(guess),
+        // The bounds stay outside of what is searched: below `low` all are less, from `high` on greater.
+        Ordering::Less => {
+            let (mut low, mut step) = (guess + 1, 1);
+            let high = loop {
+                match blobs.get(low + step - 1) {
+                    Some(known) if known.start() < start => low += step,
+                    Some(_) => break low + step,
+                    None => break blobs.len(),
+                }
+                step *= 2;
+            };
+            (low, high)
+        }
+        Ordering::Greater => {
+            let (mut high, mut step) = (guess, 1);
+            let low = loop {
+                match high.checked_sub(step) {
+                    Some(at) if blobs[at].start() > start => high = at,
+                    Some(at) => break at,
+                    None => break 0,
+                }
+                step *= 2;
+            };
+            (low, high)
+        }
+    };
+    while low < high {
+        let middle = low.midpoint(high);
+        match blobs[middle].start().cmp(&start) {
+            Ordering::Equal => return Ok(middle),
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+        }
+    }
+    Err(low)
+}
+
+/// The windows of a slab that blobs are or were in, in the order of their positions.
+pub(super) struct Windows {
+    pub(super) blobs: Vec<Known>,
+    /// Where windows end that have a gap behind them, by their first block; the others end where the next one begins. `None`
+    /// where that has to be found out first.
+    pub(super) ends: Option<BTreeMap<u32, u32>>,
+}
+
+/// Where a slab's windows end has to be found out from its records: see [`Slab::learn_ends`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct EndsUnknown;
+
+/// Of windows in order, the ends of those that have a gap behind them.
+fn gaps(windows: impl Iterator<Item = Range<u32>>) -> BTreeMap<u32, u32> {
+    let mut ends = BTreeMap::new();
+    let mut last: Option<Range<u32>> = None;
+    for window in windows {
+        if let Some(last) = last.filter(|last| last.end != window.start) {
+            ends.insert(last.start, last.end);
+        }
+        last = Some(window);
+    }
+    ends.extend(last.map(|last| (last.start, last.end)));
+    ends
+}
+
+impl Windows {
+    pub(super) fn new() -> Self {
+        Self {
+            blobs: Vec::new(),
+            ends: Some(BTreeMap::new()),
+        }
+    }
+
+    /// Adds the window that begins at block `start`; false if there is one.
+    pub(super) fn add(&mut self, start: u32, blocks: u32, checksum: u32) -> bool {
+        // Blobs come nearly in the order of their windows.
+        let place = match self.blobs.last() {
+            Some(last) if last.start() >= start => match place_of(&self.blobs, start) {
+                Ok(_) => return false,
+                Err(place) => place,
+            },
+            _ => self.blobs.len(),
+        };
+        self.blobs.insert(place, Known::new(start, false, checksum));
+        self.note_end(place, start + blocks);
+        true
+    }
+
+    /// Notes where the window ends that has come to that place among the blobs.
+    fn note_end(&mut self, place: usize, end: u32) {
+        let Some(ends) = &mut self.ends else {
+            return;
+        };
+        let start = self.blobs[place].start();
+        if let Some(before) = place.checked_sub(1).map(|at| self.blobs[at].start())
+            && ends.get(&before) == Some(&start)
+        {
+            ends.remove(&before);
+        }
+        let next = self.blobs.get(place + 1).map(|next| next.start());
+        if next != Some(end) {
+            ends.insert(start, end);
+        }
+    }
+
+    /// The window that a block is in, of a blob that is or was in the slab.
+    pub(super) fn window(&self, block: u32) -> Result<Option<Range<u32>>, EndsUnknown> {
+        let at = match place_of(&self.blobs, block) {
+            Ok(at) => at,
+            Err(0) => return Ok(None),
+            Err(behind) => behind - 1,
+        };
+        let ends = self.ends.as_ref().ok_or(EndsUnknown)?;
+        let start = self.blobs[at].start();
+        let next = self.blobs.get(at + 1).map(Known::start);
+        let end = ends.get(&start).copied().or(next);
+        let window = start..end.expect("the last window's end is noted");
+        Ok(window.contains(&block).then_some(window))
+    }
+
+    /// Takes the ends of all windows, which are in order; false if these are not all that there are by now.
+    pub(super) fn learn_ends(&mut self, windows: impl Iterator<Item = Range<u32>> + Clone) -> bool {
+        let starts = self.blobs.iter().map(Known::start);
+        if !starts.eq(windows.clone().map(|window| window.start)) {
+            return false;
+        }
+        self.ends = Some(gaps(windows));
+        true
+    }
+
+    /// Marks the blob as dead whose window begins at block `start`; whether it was alive.
+    pub(super) fn kill(&self, start: u32) -> bool {
+        let found = place_of(&self.blobs, start).ok();
+        let known = found.map(|at| &self.blobs[at]).filter(|it| !it.is_dead());
+        known.inspect(|known| known.die()).is_some()
+    }
+
+    /// The checksum in the record of the blob whose window begins at block `start`.
+    pub(super) fn checksum(&self, start: u32) -> Option<u32> {
+        let found = place_of(&self.blobs, start);
+        Some(self.blobs[found.ok()?].checksum)
+    }
+
+    /// Asks for what [`checksum`](Self::checksum) will look at, without waiting for it.
+    pub(super) fn prefetch_checksum(&self, start: u32) {
+        if !self.blobs.is_empty() {
+            prefetch(&self.blobs[guess(&self.blobs, start)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_blob_is_found_where_a_plain_search_finds_it(
+            starts in prop::collection::btree_set(0u32..5000, 0..400),
+            few in prop::collection::btree_set(0u32..SLAB_BLOCKS_MAX as u32, 0..40),
+        ) {
+            for starts in [starts, few] {
+                let blobs: Vec<_> = starts.iter().map(|&at| Known::new(at, at % 3 == 0, at)).collect();
+                let near = starts.iter().flat_map(|at| [at.saturating_sub(1), *at, at + 1]);
+                for start in near.chain([0, 4999, SLAB_BLOCKS_MAX as u32 - 1]) {
+                    let plain = blobs.binary_search_by_key(&start, Known::start);
+                    prop_assert_eq!(place_of(&blobs, start), plain);
+                }
+            }
+        }
+    }
+}
