@@ -358,11 +358,16 @@ fn a_store_of_a_drive_a_core_is_put_and_got_from_both() {
     let rows: Value = serde_json::from_slice(&run.stdout).unwrap();
     for (row, workload) in [(0, "put"), (1, "get")] {
         assert_eq!(rows[row]["workload"], workload);
-        for (line, (side, cores)) in [("log", 1), ("node", 1), ("raw", 2), ("node", 2)]
-            .into_iter()
-            .enumerate()
-        {
-            let line = &rows[row]["lines"][line + 1];
+        let sides = [
+            ("raw", 1),
+            ("log", 1),
+            ("node", 1),
+            ("raw", 2),
+            ("apart", 2),
+            ("node", 2),
+        ];
+        for (line, (side, cores)) in sides.into_iter().enumerate() {
+            let line = &rows[row]["lines"][line];
             assert_eq!(
                 (&line["side"], &line["cores"]),
                 (&side.into(), &cores.into())
