@@ -104,7 +104,7 @@ mod loom_tests {
             }
             is_there.store(false, Ordering::Relaxed);
             for reader in readers {
-                reader.join().unwrap();
+                reader.join().expect("no reader saw what was given up");
             }
             assert!(!holds.hold(0));
         });

@@ -25,7 +25,7 @@ pub enum Policy {
 pub(super) trait Eviction {
     /// A blob has come.
     fn inserted(&mut self, blob: Fingerprint, blocks: u64);
-    /// It was used.
+    /// It was used; nothing if it is not known.
     fn accessed(&mut self, blob: Fingerprint);
     /// It is gone, or about to go; nothing if it is not known.
     fn removed(&mut self, blob: Fingerprint);

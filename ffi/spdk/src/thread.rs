@@ -422,9 +422,11 @@ impl Poller {
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        // SAFETY: registered on `home`, which is current inside; unregistered once.
-        self.home
-            .enter(|| unsafe { sys::spdk_poller_unregister(&mut self.raw) });
+        let raw = &mut self.raw;
+        self.home.enter(|| {
+            // SAFETY: registered on `home`, which is current here; unregistered once.
+            unsafe { sys::spdk_poller_unregister(raw) }
+        });
         // SAFETY: gives up the count that register() leaked; SPDK does not call the poller again.
         unsafe { Rc::decrement_strong_count(self.state) };
     }

@@ -146,7 +146,7 @@ impl<D: NodeDrive> NodeStore<D> {
             };
         }
         let is_checked = table.realm(realm).is_none_or(|realm| realm.verify);
-        let visit = seat.visit().filter(|_| !is_checked);
+        let visit = if is_checked { None } else { seat.visit() };
         if let Some(visit) = &visit {
             visit.learn(&table);
         }
