@@ -242,7 +242,11 @@ impl Seam {
         bytes: u64,
     ) -> Result<Self, SideError> {
         wipe(device).await?;
-        let sizes = FormatOptions::default();
+        // Nothing is in slabs here, and the default ones would not fit a small drive.
+        let sizes = FormatOptions {
+            slab_blocks: (64 << 20) / BLOCK_BYTES as u64,
+            ..FormatOptions::default()
+        };
         let drive = SpdkDrive::format(device, &sizes).await?;
         let blocks = blob_bytes.div_ceil(BLOCK_BYTES as u64);
         let room = drive.free_blocks().min(bytes / BLOCK_BYTES as u64) / blocks * blocks;

@@ -45,7 +45,7 @@ const fn check(
     }
 }
 
-/// The same for reads that are not checked: what windows are served by, since those who read them check them.
+/// The same for reads that the store does not check.
 const fn unchecked(check: Check) -> Check {
     Check {
         verify: false,
@@ -55,9 +55,24 @@ const fn unchecked(check: Check) -> Check {
 
 const KIB: u64 = 1 << 10;
 
-/// On a drive in memory: nothing but what the store adds. To go over 128 KiB once more, for their checksums, takes about as
+/// On a drive in memory: nothing but what the store adds. A read is of a window, by its position, as hosts read; a get looks
+/// its key up, and is a task's. To go over 128 KiB once more, for their checksums, takes about as
 /// long as such a drive takes to copy them, so that no bound on checked reads of them could say anything of the store.
-const IN_MEMORY: [Check; 6] = [
+const IN_MEMORY: [Check; 8] = [
+    check(
+        "read 4 KiB QD 32",
+        Kind::Read,
+        4 * KIB,
+        32,
+        &[(Side::Raw, Some(0.80))],
+    ),
+    check(
+        "read 128 KiB QD 32",
+        Kind::Read,
+        128 * KIB,
+        32,
+        &[(Side::Raw, Some(0.98))],
+    ),
     unchecked(check(
         "get 4 KiB QD 32, unchecked",
         Kind::Get,
@@ -277,6 +292,8 @@ mod tests {
         assert_eq!(
             bounds(&IN_MEMORY),
             [
+                (4096, 32, Some(0.80)),
+                (131_072, 32, Some(0.98)),
                 (4096, 32, Some(0.80)),
                 (4096, 32, Some(0.80)),
                 (131_072, 32, Some(0.98)),

@@ -42,7 +42,7 @@ use crate::size;
 /// Measures the log store beside the raw device under it, plain files and the crate foyer.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
-    /// What is measured; may be given several times [default: put, get, mixed, zipf and kv]
+    /// What is measured; may be given several times [default: put, get, read, mixed, zipf and kv]
     #[arg(short = 'w', long)]
     workload: Vec<Kind>,
     /// Sizes of blobs; may be given several times [default: 4k, 128k and 1M; kv has its own]
@@ -241,7 +241,14 @@ impl StoreArgs {
 
     fn jobs(&self) -> Vec<Job> {
         let kinds = match &self.workload[..] {
-            [] => &[Kind::Put, Kind::Get, Kind::Mixed, Kind::Zipf, Kind::Kv],
+            [] => &[
+                Kind::Put,
+                Kind::Get,
+                Kind::Read,
+                Kind::Mixed,
+                Kind::Zipf,
+                Kind::Kv,
+            ],
             chosen => chosen,
         };
         let sizes = match &self.io_size[..] {
@@ -267,11 +274,11 @@ impl StoreArgs {
 
     fn sides(&self, job: &Job) -> Vec<Side> {
         let mut sides = vec![Side::Raw];
-        if self.seam && job.sizes != Sizes::KvCache {
+        if self.seam && job.sizes != Sizes::KvCache && job.kind != Kind::Read {
             sides.push(Side::Seam);
         }
         sides.push(Side::Store);
-        if self.blind {
+        if self.blind && job.kind != Kind::Read {
             sides.push(Side::Blind);
         }
         if self.directory.is_some() && job.read_percent() == 0 {

@@ -11,6 +11,7 @@ use oriel_engine::store::{LogMetrics, Observe};
 use super::StorePerfError;
 use super::adapter::{Seam, Shape, SideError, Store, Target};
 use super::load::{self, Course, Done, Sizes, Speed};
+use super::node::{Node, Stores};
 use super::peers::{self, Peer};
 use crate::bdev::crew::RunOptions;
 use crate::bdev::plan::{JobPlan, Part};
@@ -37,6 +38,8 @@ pub(crate) enum Kind {
     Randput,
     /// Blobs read at random
     Get,
+    /// Their windows read at random by position, as a target does for hosts, who check what they read
+    Read,
     /// Both
     Mixed,
     /// Blobs read, some much more often than others
@@ -88,7 +91,7 @@ impl Job {
     pub(super) fn read_percent(&self) -> u8 {
         match self.kind {
             Kind::Put | Kind::Randput => 0,
-            Kind::Get | Kind::Zipf => 100,
+            Kind::Get | Kind::Read | Kind::Zipf => 100,
             Kind::Mixed => self.read_percent,
             Kind::Kv => KV_READ_PERCENT,
         }
@@ -99,7 +102,9 @@ impl Job {
             (_, Sizes::KvCache) => (Workload::RandRw, KV_RAW_BYTES),
             (Kind::Put, Sizes::Fixed(bytes)) => (Workload::Write, bytes),
             (Kind::Randput, Sizes::Fixed(bytes)) => (Workload::RandWrite, bytes),
-            (Kind::Get | Kind::Zipf, Sizes::Fixed(bytes)) => (Workload::RandRead, bytes),
+            (Kind::Get | Kind::Read | Kind::Zipf, Sizes::Fixed(bytes)) => {
+                (Workload::RandRead, bytes)
+            }
             (Kind::Mixed | Kind::Kv, Sizes::Fixed(bytes)) => (Workload::RandRw, bytes),
         }
     }
@@ -130,6 +135,10 @@ impl Rig<'_> {
         match side {
             Side::Raw => self.raw(job).await,
             Side::Seam => Ok(self.seam(job).await?.speed()),
+            Side::Store if job.kind == Kind::Read => {
+                let place = (self.device.clone(), self.core);
+                Node::measure(self, job, &[place], Stores::One).await
+            }
             Side::Store => Ok(self.store(job, Observe::default()).await?.speed()),
             Side::Blind => Ok(self.store(job, Observe::Nothing).await?.speed()),
             Side::Files => self.peer(Peer::Files, job).await,
@@ -228,7 +237,8 @@ impl Rig<'_> {
                 .next_power_of_two()
                 .max(SLAB_BYTES_MIN),
             blobs_max: self.room() / job.sizes.mean() + 4096,
-            verify: self.verify,
+            // Who reads a window checks it.
+            verify: self.verify && job.kind != Kind::Read,
             observe,
         }
     }

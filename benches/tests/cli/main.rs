@@ -350,6 +350,29 @@ fn connect(socket: &Path) -> UnixStream {
 }
 
 #[test]
+fn a_store_is_measured_beside_its_drive() {
+    let bench = Bench::new();
+    let run = bench.run("store -w get -w read -o 64k -q 4 -t 1 --rounds 1 --seam --json");
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{errors}");
+    let rows: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let expected = [
+        ("get", &["raw", "seam", "store"][..]),
+        ("read", &["raw", "store"]),
+    ];
+    assert_eq!(rows.as_array().unwrap().len(), expected.len());
+    for (row, (workload, sides)) in rows.as_array().unwrap().iter().zip(expected) {
+        assert_eq!(row["workload"], workload);
+        let found = row["sides"].as_array().unwrap();
+        let names: Vec<&str> = found.iter().filter_map(|it| it["side"].as_str()).collect();
+        assert_eq!(names, sides);
+        for side in found {
+            assert!(side["per_second"].as_f64().unwrap() > 0.0, "{side}");
+        }
+    }
+}
+
+#[test]
 fn a_store_of_a_drive_a_core_is_put_and_got_from_both() {
     let bench = Bench::new();
     let run = bench.run("node -t 1 --rounds 1 -o 64k -q 4 --json");

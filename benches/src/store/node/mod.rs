@@ -11,6 +11,7 @@
 //! than the bound.
 
 mod side;
+mod windows;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use clap::Args;
 use oriel_spdk::CoreSet;
 use serde::{Deserialize, Serialize};
 
-use self::side::{Node, Stores};
+pub(super) use self::side::{Node, Stores};
 use super::load::{Sizes, Speed};
 use super::rig::{Job, Kind, Rig, Side};
 use super::{Drive, StorePerfError, check_room, ground};

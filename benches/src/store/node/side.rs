@@ -6,21 +6,22 @@ use std::time::Duration;
 
 use oriel_engine::reactor::{CoreId, handle, spawn_local};
 use oriel_engine::store::{
-    BLOCK_BYTES, FormatOptions, KeyKind, NodeDrive, NodeFormat, NodeOptions, NodeStore, Observe,
-    OpenOptions, Put, RealmOptions, Seat, SpdkDrive, SpdkPayload, format_node, index_in_memory,
-    open_node, window_blocks,
+    BLOCK_BYTES, FormatOptions, Key, KeyKind, NodeDrive, NodeFormat, NodeOptions, NodeStore,
+    Observe, OpenOptions, Put, RealmOptions, Seat, SpdkDrive, SpdkPayload, format_node,
+    index_in_memory, open_node, window_blocks,
 };
 
 use super::super::StorePerfError;
 use super::super::adapter::{REALM, STORE, Shape, SideError, Target, key, wipe};
 use super::super::load::{self, Course, Done, Speed};
-use super::super::rig::{Job, Rig};
+use super::super::rig::{Job, Kind, Rig};
+use super::windows;
 
 type Store = NodeStore<SpdkDrive>;
 
 /// How the drives are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stores {
+pub(in super::super) enum Stores {
     /// All are one store's.
     One,
     /// Each is a store.
@@ -28,7 +29,7 @@ pub(super) enum Stores {
 }
 
 /// What one core has of the store. The numbers of its blobs are its own.
-pub(super) struct Node {
+pub(in super::super) struct Node {
     store: Store,
     core: u64,
     cores: u64,
@@ -38,7 +39,7 @@ pub(super) struct Node {
 impl Node {
     /// A store on these drives, each on its core, under load from all these cores; or a store on each, under load from its
     /// own core alone. One that is full is made anew; only putting and getting count as time.
-    pub(super) async fn measure(
+    pub(in super::super) async fn measure(
         rig: &Rig<'_>,
         job: &Job,
         places: &[(String, u32)],
@@ -59,8 +60,21 @@ impl Node {
         }
     }
 
-    fn key(&self, number: u64) -> oriel_engine::store::Key {
+    fn key(&self, number: u64) -> Key {
         key(number * self.cores + self.core)
+    }
+
+    /// Reads the windows of the blobs `0..stored`.
+    async fn read(&self, stored: u64, course: &Course) -> Result<Done, SideError> {
+        let mut positions = Vec::new();
+        for number in 0..stored {
+            let bytes = course.sizes.of(number);
+            let located = self.store.locate(REALM, &self.key(number)).await?;
+            let located = located.ok_or(SideError::Lost { number, bytes })?;
+            positions.push(located.position);
+        }
+        let bytes = course.sizes.largest();
+        windows::read(self.store.clone(), positions, bytes, course).await
     }
 
     fn buffer(&self, blocks: u64) -> Result<SpdkPayload, SideError> {
@@ -149,7 +163,6 @@ async fn once(
     stores: Stores,
     course: &Course,
 ) -> Result<Done, SideError> {
-    let cores = places.len() as u64;
     let shape = rig.shape(job, Observe::default());
     let sizes = FormatOptions {
         slab_blocks: shape.slab_bytes / BLOCK_BYTES as u64,
@@ -181,7 +194,7 @@ async fn once(
         open.push(store);
         keepers.push(keeper);
     }
-    let done = loaded(&open, rig, course, places, cores).await;
+    let done = loaded(&open, rig, job, course, places).await;
     open.iter().for_each(Store::close);
     drop(open);
     for keeper in keepers {
@@ -209,10 +222,11 @@ fn options(shape: Shape) -> NodeOptions {
 async fn loaded(
     stores: &[Store],
     rig: &Rig<'_>,
+    job: &Job,
     course: &Course,
     places: &[(String, u32)],
-    cores: u64,
 ) -> Result<Done, SideError> {
+    let (kind, cores) = (job.kind, places.len() as u64);
     let target = |core: u64| {
         let store = stores[core as usize % stores.len()].clone();
         move || {
@@ -241,7 +255,10 @@ async fn loaded(
             seed: course.seed + at,
             ..course
         };
-        async move || load::run(&target(), &course, stored).await
+        async move || match kind {
+            Kind::Read => target().read(stored, &course).await,
+            _ => load::run(&target(), &course, stored).await,
+        }
     });
     let done = done.await?;
     Ok(done.into_iter().fold(Done::nothing(), Done::beside))
