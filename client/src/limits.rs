@@ -87,7 +87,10 @@ pub const WINDOWS_REMEMBERED: usize = 64 << 10;
 /// Parts of a blob that are on their way to a node at a time, by one put.
 pub const PARTS_AT_ONCE: usize = 4;
 
-/// How often a part is sent where the connection is lost.
+/// How often a blob of one window is sent where the node loses the drive of its window.
+pub const WINDOW_TRIES: u32 = 3;
+
+/// How often a part is sent where the connection is lost, or the node loses the drive of its window.
 pub const PART_TRIES: u32 = 3;
 
 /// How often a blob may move while it is being read.

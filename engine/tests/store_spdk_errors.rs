@@ -13,9 +13,13 @@ use oriel_spdk::bdev::IoKind;
 use oriel_spdk::bdev::create::{self, Fault, Kind};
 use store_spdk_support::*;
 
-/// A store over an error-injecting device, on which the next request of a kind fails: `break_it` meets the error.
-/// Afterwards blob 1 is there, and the store works on.
-async fn after_an_error(sub: &Subsystems, broken: IoKind, break_it: impl AsyncFnOnce(&SpdkLog)) {
+/// A store over an error-injecting device, on which the next requests of a kind fail: `break_it` meets the errors. Whether
+/// the log took changes until it was closed. Afterwards blob 1 is there, and the store works on.
+async fn after_errors(
+    sub: &Subsystems,
+    (broken, errors): (IoKind, u32),
+    break_it: impl AsyncFnOnce(&SpdkLog),
+) -> Result<(), StoreError> {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("drive");
     file_of(&path, 64 * MIB);
@@ -27,16 +31,12 @@ async fn after_an_error(sub: &Subsystems, broken: IoKind, break_it: impl AsyncFn
     let (_, closed) = with_log_on(&drive, async |log| {
         put(log, 1, &content(1, 100_000)).await.unwrap();
         put(log, 2, &content(2, 10)).await.unwrap();
-        create::inject(sub, &device, broken, Fault::Fail, 1)
+        create::inject(sub, &device, broken, Fault::Fail, errors)
             .await
             .unwrap();
         break_it(log).await;
     })
     .await;
-    // What the journal may have missed is not hidden when the log is closed.
-    if broken == IoKind::Flush {
-        assert!(matches!(closed, Err(StoreError::Stopped { .. })));
-    }
     drive.close().await.unwrap();
     create::delete(sub, Kind::Error, &device).await.unwrap();
     with_log(base, async |log| {
@@ -49,14 +49,31 @@ async fn after_an_error(sub: &Subsystems, broken: IoKind, break_it: impl AsyncFn
     })
     .await;
     create::delete(sub, Kind::Aio, base).await.unwrap();
+    closed
 }
 
 #[test]
-fn a_failed_write_of_a_blob_fails_this_blob_only() {
+fn a_write_that_fails_once_is_tried_again_and_nobody_notices() {
     spdk(
-        "a_failed_write_of_a_blob_fails_this_blob_only",
+        "a_write_that_fails_once_is_tried_again_and_nobody_notices",
         async |sub| {
-            after_an_error(&sub, IoKind::Write, async |log| {
+            let closed = after_errors(&sub, (IoKind::Write, 1), async |log| {
+                assert_eq!(put(log, 3, &content(3, 5000)).await, Ok(Put::Created));
+                assert_eq!(get(log, 3).await, Ok(Some(content(3, 5000))));
+                assert_eq!(log.metrics().failed_writes, 1);
+            })
+            .await;
+            assert_eq!(closed, Ok(()));
+        },
+    );
+}
+
+#[test]
+fn a_drive_that_does_not_take_a_blob_twice_stops_changes_and_not_reads() {
+    spdk(
+        "a_drive_that_does_not_take_a_blob_twice_stops_changes_and_not_reads",
+        async |sub| {
+            let closed = after_errors(&sub, (IoKind::Write, 2), async |log| {
                 let error = put(log, 3, &content(3, 5000)).await.unwrap_err();
                 assert!(
                     matches!(
@@ -69,10 +86,13 @@ fn a_failed_write_of_a_blob_fails_this_blob_only() {
                     "{error}"
                 );
                 assert_eq!(get(log, 3).await, Ok(None));
-                assert_eq!(put(log, 3, &content(3, 5000)).await, Ok(Put::Created));
-                assert_eq!(get(log, 3).await, Ok(Some(content(3, 5000))));
+                let next = put(log, 3, &content(3, 5000)).await;
+                assert!(matches!(next, Err(StoreError::Stopped { .. })), "{next:?}");
+                assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
+                assert_eq!(log.metrics().failed_writes, 2);
             })
             .await;
+            assert!(matches!(closed, Err(StoreError::Stopped { .. })));
         },
     );
 }
@@ -82,7 +102,7 @@ fn a_failed_write_of_the_journal_stops_changes_and_not_reads() {
     spdk(
         "a_failed_write_of_the_journal_stops_changes_and_not_reads",
         async |sub| {
-            after_an_error(&sub, IoKind::Write, async |log| {
+            let closed = after_errors(&sub, (IoKind::Write, 2), async |log| {
                 // A delete writes nothing but the journal.
                 let error = delete(log, 2).await.unwrap_err();
                 assert!(
@@ -102,6 +122,7 @@ fn a_failed_write_of_the_journal_stops_changes_and_not_reads() {
                 assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
             })
             .await;
+            assert!(matches!(closed, Err(StoreError::Stopped { .. })));
         },
     );
 }
@@ -109,7 +130,7 @@ fn a_failed_write_of_the_journal_stops_changes_and_not_reads() {
 #[test]
 fn a_failed_flush_acknowledges_nothing() {
     spdk("a_failed_flush_acknowledges_nothing", async |sub| {
-        after_an_error(&sub, IoKind::Flush, async |log| {
+        let closed = after_errors(&sub, (IoKind::Flush, 1), async |log| {
             let error = put(log, 3, &content(3, 5000)).await.unwrap_err();
             assert!(
                 matches!(
@@ -124,13 +145,14 @@ fn a_failed_flush_acknowledges_nothing() {
             assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
         })
         .await;
+        assert!(matches!(closed, Err(StoreError::Stopped { .. })));
     });
 }
 
 #[test]
 fn a_failed_read_is_an_error_and_no_blob() {
     spdk("a_failed_read_is_an_error_and_no_blob", async |sub| {
-        after_an_error(&sub, IoKind::Read, async |log| {
+        let closed = after_errors(&sub, (IoKind::Read, 1), async |log| {
             let error = get(log, 1).await.unwrap_err();
             assert!(
                 matches!(
@@ -145,6 +167,7 @@ fn a_failed_read_is_an_error_and_no_blob() {
             assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
         })
         .await;
+        assert_eq!(closed, Ok(()));
     });
 }
 

@@ -27,7 +27,10 @@ pub(crate) fn io_error(status: Status) -> IoError {
 /// The status for an error. What a person has to look into is logged, since the status says only that.
 pub(crate) fn status_of(error: &NodeError, doing: Doing) -> Status {
     let status = match error {
-        NodeError::Lost { .. } => failed(doing),
+        NodeError::Lost { .. } => match doing {
+            Doing::Command => Status::DriveLost,
+            Doing::Read | Doing::Write => failed(doing),
+        },
         NodeError::ReadOnly { .. } => Status::Stopped,
         NodeError::NoDrive => Status::CapacityExceeded,
         NodeError::Moved { .. } => Status::NotReserved,
@@ -54,6 +57,7 @@ pub(crate) fn status_of(error: &NodeError, doing: Doing) -> Status {
             | Status::WriteFault
             | Status::Damaged
             | Status::Stopped
+            | Status::DriveLost
     );
     if is_trouble {
         tracing::error!(%error, ?status, "a request of a host failed");

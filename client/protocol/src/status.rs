@@ -79,7 +79,7 @@ statuses! {
     /// Media: Unrecovered Read Error.
     Unreadable = (0x2, 0x81), Later, "the node's drive cannot read these blocks: read the blob from another node, and look at the drive";
     /// Media: Write Fault.
-    WriteFault = (0x2, 0x80), Later, "the node's drive did not take the data: put the blob elsewhere, and look at the drive";
+    WriteFault = (0x2, 0x80), Later, "the node's drive did not take the data, and is lost by that: reserve another window, which is on another drive if there is one, and write the blob again";
     /// Media: Access Denied.
     AccessDenied = (0x2, 0x86), First, "this host may not write there: reserve a window first, and write within it before its deadline";
     /// Media: Deallocated or Unwritten Logical Block.
@@ -105,8 +105,8 @@ statuses! {
     OverQuota = (0x7, 0x09), First, "the realm holds all that it may: delete blobs of it, or raise its quota";
     /// As many blobs as the node is made for.
     TooManyBlobs = (0x7, 0x0a), First, "the node holds as many blobs as it is configured for: delete some, or raise the limit";
-    /// The journal could not be written.
-    Stopped = (0x7, 0x0b), First, "the node takes no more changes since its journal could not be written: replace the drive, or restart the node";
+    /// Too few drives that can be written.
+    Stopped = (0x7, 0x0b), First, "the node takes no more changes since too few of its drives are there and can be written: its status and its log name them; bring them back, or say which are gone for good";
     /// More at once than one host may have.
     Busy = (0x7, 0x0c), Later, "this host has as many windows reserved or commands under way as it may: let some end first";
     /// No position is left.
@@ -117,6 +117,8 @@ statuses! {
     OtherParts = (0x7, 0x0f), First, "the parts that were put are not those of a blob of that length: put those that are missing, or begin again";
     /// A part went before its blob was there.
     PartGone = (0x7, 0x10), First, "a part made room for other blobs before its blob was whole: raise the cache's quota, or put it again";
+    /// What is asked for is, or may be, on a drive that the node has lost.
+    DriveLost = (0x7, 0x11), First, "the node has lost the drive that this is on: reserve another window and write the blob again; read what was there from another node. The node's log and its status name the drive";
 }
 
 impl fmt::Display for Status {
@@ -138,7 +140,7 @@ mod tests {
             assert!(status.sentence().len() >= 10 && !status.sentence().ends_with('.'));
         }
         let ours = Status::ALL.iter().filter(|status| status.code().0 == 7);
-        assert_eq!(ours.count(), 16);
+        assert_eq!(ours.count(), 17);
         assert_eq!(Status::from_code(7, 0xff), None);
         // The protocol.
         assert_eq!(Status::Unwritten.code(), (2, 0x87));

@@ -80,3 +80,16 @@ pub enum BlobError<E: std::error::Error + 'static> {
     )]
     NotHostMemory,
 }
+
+impl<E: std::error::Error> BlobError<E> {
+    /// The window was on a drive that the node has lost: another window may be on another one.
+    pub(super) fn is_of_lost_drive(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: Status::WriteFault | Status::DriveLost,
+                ..
+            }
+        )
+    }
+}

@@ -11,6 +11,7 @@
 //!
 //! - Every byte that is read is checked against the checksums of when it was put, unless the caller says otherwise.
 //! - All operations take `&self`, and each is a future: as many as wanted are under way at a time.
+//! - A put whose window is on a drive that the node loses meanwhile begins anew with another window.
 //! - Windows are remembered. One that has moved or gone answers with an error, upon which the key is located again. A blob
 //!   that another host has deleted can be read from a remembered window until the node gives its space back.
 
@@ -33,7 +34,7 @@ pub use list::Lister;
 pub use stream::StreamPut;
 pub use transport::{Failure, Transport};
 
-use crate::limits::WINDOWS_REMEMBERED;
+use crate::limits::{WINDOW_TRIES, WINDOWS_REMEMBERED};
 use crate::memory::Nothing;
 use join::all;
 use windows::Windows;
@@ -141,25 +142,41 @@ impl<T: Transport> Blobs<T> {
         key: Key,
         kind: KeyKind,
         length: Length,
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
     ) -> Outcome<Put, T> {
         if self.exists(&key).await? {
             return Ok(Put::AlreadyThere);
         }
-        let (_, filled) = self.fill_window(key, length, None, bytes).await;
-        let (position, checksum) = filled?;
-        let blob = Blob {
-            key,
-            kind,
-            length,
-            checksum: Some(checksum),
-        };
-        let record = encode_commit(&[(blob, position)]).expect("it is one record");
+        let mut tries = 1;
+        loop {
+            let (back, filled) = self.fill_window(key, length, None, bytes).await;
+            bytes = back;
+            let put = match filled {
+                Ok((position, checksum)) => {
+                    let blob = Blob {
+                        key,
+                        kind,
+                        length,
+                        checksum: Some(checksum),
+                    };
+                    self.commit(&blob, position).await
+                }
+                Err(error) => Err(error),
+            };
+            match put {
+                Err(error) if error.is_of_lost_drive() && tries < WINDOW_TRIES => tries += 1,
+                put => return put,
+            }
+        }
+    }
+
+    async fn commit(&self, blob: &Blob, position: Position) -> Outcome<Put, T> {
+        let record = encode_commit(&[(*blob, position)]).expect("it is one record");
         let (_, answer) = self
             .transport
             .command(&Command::Commit { records: 1 }, record)
             .await;
-        let answer = answer.map_err(|error| refused("a commit", key, error))?;
+        let answer = answer.map_err(|error| refused("a commit", blob.key, error))?;
         Ok(put_of(result::commit(1, answer)? == 1))
     }
 

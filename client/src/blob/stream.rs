@@ -99,6 +99,7 @@ impl<T: Transport + Sync> Blobs<T> {
                 // One that is there already was sent before, and its answer got lost.
                 Ok(dword) => return Ok(result::part(dword).map(drop)?),
                 Err(BlobError::Transport(_)) if tries < PART_TRIES => tries += 1,
+                Err(error) if error.is_of_lost_drive() && tries < PART_TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         }

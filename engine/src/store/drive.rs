@@ -116,3 +116,21 @@ pub trait Drive {
     /// Makes durable what was written before.
     async fn flush(&self) -> Result<(), DriveError>;
 }
+
+/// Writes the buffer; once more, where that fails. One error may be of one command, which was aborted, say; two are of the
+/// drive. The same bytes in the same place do no harm twice, however much of them came there the first time.
+pub(super) async fn write_twice<D: Drive>(
+    drive: &D,
+    extent: &D::Extent,
+    block: u64,
+    buf: D::Buf,
+    on_first_error: impl FnOnce(),
+) -> Transferred<D::Buf> {
+    match drive.write(extent, block, buf).await {
+        (buf, Err(DriveError::Io { .. })) => {
+            on_first_error();
+            drive.write(extent, block, buf).await
+        }
+        written => written,
+    }
+}

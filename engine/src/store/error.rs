@@ -200,12 +200,12 @@ pub enum StoreError {
         /// The blob's key.
         key: Key,
     },
-    /// The journal could not be written: nothing more is taken.
+    /// The drive could not be written: nothing more is taken.
     #[error(
-        "the store takes no more changes since its journal could not be written ({reason}): replace the drive or restart the node"
+        "the drive takes no more changes since it could not be written ({reason}): replace it, or restart the node if it works again"
     )]
     Stopped {
-        /// What happened to the journal.
+        /// What happened to the drive.
         reason: DriveError,
     },
     /// The index that was taken over from the last run is wrong.

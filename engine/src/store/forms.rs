@@ -1,7 +1,7 @@
 //! What a log has to know of parts of large blobs and their manifests, which are blobs to all else.
 
 use super::answer::answer;
-use super::drive::Drive;
+use super::drive::{Drive, write_twice};
 use super::error::StoreError;
 use super::frame::Entry;
 use super::label::{FIRST_VERSION, Label, VERSION};
@@ -36,8 +36,14 @@ impl<D: Drive> Log<D> {
         };
         let mut buf = self.drive.buffer(BLOCK_BYTES)?;
         label.encode(buf.as_mut());
-        self.drive.write(&layout.label, 0, buf).await.1?;
-        self.drive.flush().await?;
+        let written = match write_twice(&self.drive, &layout.label, 0, buf, || ())
+            .await
+            .1
+        {
+            Ok(()) => self.drive.flush().await,
+            failed => failed,
+        };
+        written.map_err(|reason| self.stop(Vec::new(), reason))?;
         layout.version.set(VERSION);
         Ok(())
     }

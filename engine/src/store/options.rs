@@ -58,7 +58,7 @@ pub struct LogStat {
 }
 
 /// What a realm holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RealmStat {
     /// Blobs that can be read, and those being deleted.
     pub blobs: u64,

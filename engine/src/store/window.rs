@@ -235,7 +235,7 @@ impl<D: Drive> Log<D> {
         let name = ExtentName::Slab(number);
         let extent = match self.drive.create(name, slab_blocks).await {
             Err(DriveError::NoRoom { .. }) => return Err(StoreError::Full),
-            made => Rc::new(made?),
+            made => Rc::new(made.map_err(|reason| self.stop(Vec::new(), reason))?),
         };
         let mut state = self.state.borrow_mut();
         let state = &mut *state;

@@ -335,10 +335,11 @@ impl Simulation {
                 source: StoreError::NotReserved { .. },
                 ..
             } if is_faulty => Answer::Refused,
+            // A drive that does not take a blob is lost, and the blob put elsewhere; reads end so where one is pulled.
             NodeError::Drive {
                 source: StoreError::Drive(_),
                 ..
-            } if is_faulty => Answer::Refused,
+            } if self.any_drive_is_pulled() => Answer::Refused,
             error => {
                 self.is_wrong(format!("{what} of key {number}: {error}, for no reason"));
                 Answer::Unknown

@@ -142,7 +142,12 @@ impl Simulation {
 
     pub(super) fn any_drive_fails(&self) -> bool {
         let drives = self.drives.borrow();
-        self.is_short.get() || drives.iter().any(SimDrive::is_removed)
+        let fails = |drive: &SimDrive| drive.is_removed() || drive.is_worn_out();
+        self.is_short.get() || drives.iter().any(fails)
+    }
+
+    pub(super) fn any_drive_is_pulled(&self) -> bool {
+        self.drives.borrow().iter().any(SimDrive::is_removed)
     }
 
     pub(super) fn seat(&self, drive: usize) -> Seat<SimDrive> {
@@ -206,16 +211,17 @@ impl Simulation {
             .ok_or("formatting does not end")?
             .map_err(|error| error.to_string())?;
         for life in 0..self.plan.lives {
-            self.live(false)
+            self.live(Some(life))
                 .map_err(|wrong| format!("life {life}: {wrong}"))?;
         }
         // Twice, since the first may end when a drive has just been emptied.
-        self.live(true)
+        self.live(None)
             .map_err(|wrong| format!("last life: {wrong}"))
     }
 
     /// The drives as the last life left them, for another one.
-    fn power_up(&self, is_last: bool) -> Rc<Power> {
+    fn power_up(&self, life: Option<u64>) -> Rc<Power> {
+        let is_last = life.is_none();
         let power = Rc::<Power>::default();
         let is_crash = self.random(|rng| rng.in_thousand(500));
         self.report.borrow_mut().crashes += u64::from(is_crash);
@@ -237,6 +243,12 @@ impl Simulation {
                 nanos_max: self.plan.nanos_max,
                 slow: self.plan.slow,
             }));
+            let wears_out = self.plan.wears_out;
+            if let Some((_, _, call)) =
+                wears_out.filter(|(of, at, _)| (Some(*of), *at) == (life, number))
+            {
+                drive.wear_out_at(call);
+            }
         }
         if !is_last && self.random(|rng| rng.in_thousand(self.plan.crashes)) {
             power
@@ -250,10 +262,11 @@ impl Simulation {
         power
     }
 
-    fn live(&self, is_last: bool) -> Result<(), String> {
+    fn live(&self, life: Option<u64>) -> Result<(), String> {
+        let is_last = life.is_none();
         self.world.clear();
         self.release();
-        let power = self.power_up(is_last);
+        let power = self.power_up(life);
         let goes_at = power.goes_at.take();
         self.look_at_drives()?;
         power.calls.set(0);
@@ -287,7 +300,7 @@ impl Simulation {
                 Err(NodeOpenError::Unknown { drive } | NodeOpenError::Forgotten { drive }) => {
                     given.retain(|given| *Self::name(*given) != *drive.name);
                 }
-                Err(_) if self.is_short.get() => return Ok(()),
+                Err(_) if self.any_drive_fails() => return Ok(()),
                 Err(error) => return Err(format!("opening: {error}")),
             }
         };

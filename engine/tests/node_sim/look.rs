@@ -18,6 +18,7 @@ impl Simulation {
         };
         let faults = &self.plan.faults;
         let is_calm = is_calm && faults.write_errors + faults.flush_errors == 0;
+        let is_calm = is_calm && self.plan.wears_out.is_none();
         if !is_calm || self.plan.large == 0 || self.plan.cache.is_some() {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use oriel_engine::store::{
 
 use super::oracle::Value;
 use crate::store_sim::faults::Faults;
+use crate::store_sim::plan::WEAR;
 use crate::store_sim::world::Rng;
 
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     /// The drive that has them.
     pub(crate) faulty: usize,
+    /// The life in which a drive takes no more writes, which one, and the call from which on.
+    pub(crate) wears_out: Option<(u64, usize, u64)>,
     pub(crate) move_bytes_per_second: u64,
     /// Values in a thousand that are longer than a slab of 16 blocks.
     pub(crate) large: u64,
@@ -54,8 +57,15 @@ impl Plan {
             1 => faults.write_errors = 5,
             _ => {}
         }
+        // From numbers of its own: so the other plans stay what they were.
+        let mut wear = Rng::new(seed ^ WEAR);
+        let wears_out = wear.in_thousand(200).then(|| {
+            let drive = wear.below(drives as u64) as usize;
+            (wear.below(3), drive, wear.between(1, 400))
+        });
         Self {
             seed,
+            wears_out,
             format: NodeFormat {
                 drive: FormatOptions {
                     slab_blocks,

@@ -45,6 +45,22 @@ pub(super) enum What {
     Flush(u64),
 }
 
+impl What {
+    fn changes(&self) -> bool {
+        matches!(self, Self::Create(..) | Self::Delete(_) | Self::Write(_))
+    }
+
+    /// As of a drive that is worn out.
+    fn refused(&self) -> DriveError {
+        match self {
+            Self::Write(write) => transfer_failed(write.name, write.block, "worn out"),
+            _ => DriveError::Failed {
+                reason: "it is worn out".into(),
+            },
+        }
+    }
+}
+
 pub(super) enum Given {
     Nothing,
     Extents(Vec<(ExtentName, u64)>),
@@ -138,6 +154,7 @@ pub(super) struct State {
     pub(super) crash_at: Option<u64>,
     pub(super) has_crashed: bool,
     pub(super) remove_at: Option<u64>,
+    pub(super) wear_out_at: Option<u64>,
     /// Waits for that.
     pub(super) removal_waker: Option<Waker>,
     /// What the drive has its power from, if others have theirs from it, too.
@@ -167,6 +184,7 @@ impl State {
             crash_at: None,
             has_crashed: false,
             remove_at: None,
+            wear_out_at: None,
             removal_waker: None,
             power: None,
             lie: None,
@@ -309,12 +327,18 @@ impl State {
             true => Err(DriveError::Failed {
                 reason: "it was removed".into(),
             }),
+            false if self.is_worn_out() && call.what.changes() => Err(call.what.refused()),
             false => self.carry_out(call.what),
         };
         self.given.insert(id, given);
         if let Some(waker) = call.waker {
             waker.wake();
         }
+    }
+
+    /// It can be read and flushed, and takes nothing new.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.wear_out_at.is_some_and(|at| self.ended_calls >= at)
     }
 
     /// The deletion of an extent comes after the transfers that nobody waits for.

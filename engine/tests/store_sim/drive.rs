@@ -64,6 +64,15 @@ impl SimDrive {
         self.0.borrow_mut().remove_at = Some(call);
     }
 
+    /// From the call of that number on everything fails that would change what is on it.
+    pub(crate) fn wear_out_at(&self, call: u64) {
+        self.0.borrow_mut().wear_out_at = Some(call);
+    }
+
+    pub(crate) fn is_worn_out(&self) -> bool {
+        self.0.borrow().is_worn_out()
+    }
+
     /// Shows the observer, at each call, everything that would be left if the power went there.
     pub(crate) fn observe(&self, observer: Observer) {
         self.0.borrow_mut().observer = Some(observer);

@@ -172,6 +172,9 @@ impl Simulation {
             } else if self.plan.removal == Some(life) {
                 drive.remove_at(self.random(|rng| rng.between(1, 200)));
             }
+            if let Some((_, call)) = self.plan.wears_out.filter(|(of, _)| *of == life) {
+                drive.wear_out_at(call);
+            }
             let end = self
                 .live(&drive)
                 .map_err(|wrong| format!("life {life}: {wrong}"))?;
@@ -320,7 +323,8 @@ impl Simulation {
 
     pub(super) fn drive_may_fail(&self) -> bool {
         let faults = &self.plan.faults;
-        faults.read_errors + faults.write_errors + faults.flush_errors + faults.no_room > 0
+        let rates = faults.read_errors + faults.write_errors + faults.flush_errors;
+        rates + faults.no_room > 0 || self.plan.wears_out.is_some()
     }
 
     /// What is there is not known any more, apart from what can be.

@@ -10,6 +10,9 @@ use super::faults::Faults;
 use super::oracle::Value;
 use super::world::Rng;
 
+/// What sets the numbers apart that say when drives are worn out.
+pub(crate) const WEAR: u64 = 0x5745_4152 << 32;
+
 /// All that a seed decides before the first call.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -38,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) cancels: u64,
     /// The life in which the drive is pulled out.
     pub(crate) removal: Option<u64>,
+    /// The life in which the drive takes no more writes, and the call from which on.
+    pub(crate) wears_out: Option<(u64, u64)>,
     /// In a thousand: puts and deletes, the rest are reads.
     pub(crate) puts: u64,
     pub(crate) deletes: u64,
@@ -70,6 +75,11 @@ impl Plan {
         faults.burst_nanos = rng.one_of(&[0, 0, 10_000, 1_000_000]);
         let lives = rng.between(1, 5);
         let realms = realms(rng, slab_blocks);
+        // From numbers of its own: so the other plans stay what they were.
+        let mut wear = Rng::new(seed ^ WEAR);
+        let wears_out = wear
+            .in_thousand(100)
+            .then(|| (wear.below(lives), wear.between(1, 200)));
         let journal_blocks = rng.one_of(&[16, 17, 20, 33, 64]);
         Self {
             seed,
@@ -96,6 +106,7 @@ impl Plan {
             crashes: rng.one_of(&[0, 500, 900]),
             cancels: rng.one_of(&[0, 0, 0, 30]),
             removal: rng.in_thousand(50).then(|| rng.below(lives)),
+            wears_out,
             puts: rng.between(300, 700),
             deletes: rng.between(50, 250),
             background: Background {

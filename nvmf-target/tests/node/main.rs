@@ -16,6 +16,7 @@ mod strange;
 mod support;
 mod windows;
 mod wire;
+mod worn;
 
 #[test]
 #[ignore = "the other process of these tests, which start it themselves"]

@@ -21,7 +21,8 @@ use oriel_engine::reactor::{
 use oriel_engine::store::*;
 use oriel_nvmf_target::{Hosts, Node, NodeSpec, Realm};
 use oriel_protocol::Status;
-use oriel_spdk::bdev::create::{self, Kind};
+use oriel_spdk::bdev::IoKind;
+use oriel_spdk::bdev::create::{self, Fault, Kind};
 use oriel_spdk::nvmf::{Address, Nqn, TcpOptions, TransportOptions};
 use oriel_spdk::{CoreSet, EnvOptions, SpdkThread, Subsystems};
 
@@ -44,7 +45,10 @@ const FORMAT: NodeFormat = NodeFormat {
     slot_blocks: 1 << 30,
 };
 const FILE_BYTES: u64 = 256 << 20;
-const DRIVE: &str = "drive";
+/// The drives, as many of them as a node has.
+const DRIVES: [&str; 2] = ["drive", "second"];
+/// More writes than anybody sends.
+const FOR_EVER: u32 = 1 << 30;
 
 /// The test that the node's process runs.
 const ENTRY: &str = "node_process";
@@ -84,6 +88,15 @@ pub(crate) struct NodeProcess {
     child: Child,
     directory: Rc<tempfile::TempDir>,
     pub(crate) address: SocketAddr,
+    setup: Setup,
+}
+
+/// What a node has.
+#[derive(Clone, Copy)]
+struct Setup {
+    drives: usize,
+    /// The last of them can be made to fail.
+    breaks: bool,
     /// How long a put by parts lasts without a command.
     put_time: Duration,
 }
@@ -94,20 +107,41 @@ impl NodeProcess {
         Self::start_with(oriel_nvmf_target::limits::PUT_TIME)
     }
 
+    /// With so many drives, of which the last can be made to [wear out](Self::wear_out).
+    pub(crate) fn start_with_drives(drives: usize) -> Self {
+        Self::start_as(Setup {
+            drives,
+            breaks: true,
+            put_time: oriel_nvmf_target::limits::PUT_TIME,
+        })
+    }
+
     /// The same; puts by parts last so long without a command.
     pub(crate) fn start_with(put_time: Duration) -> Self {
+        Self::start_as(Setup {
+            drives: 1,
+            breaks: false,
+            put_time,
+        })
+    }
+
+    fn start_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let file = std::fs::File::create(directory.path().join(DRIVE)).unwrap();
-        file.set_len(FILE_BYTES).unwrap();
+        for drive in &DRIVES[..setup.drives] {
+            let file = std::fs::File::create(directory.path().join(drive)).unwrap();
+            file.set_len(FILE_BYTES).unwrap();
+        }
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
-        Self::start_at(address, Rc::new(directory), put_time)
+        Self::start_at(address, Rc::new(directory), setup)
     }
 
-    fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>, put_time: Duration) -> Self {
+    fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>, setup: Setup) -> Self {
         let (port, path) = (address.port(), directory.path());
-        let how = format!("{port} {} {}", put_time.as_millis(), path.display());
+        let Setup { drives, breaks, .. } = setup;
+        let millis = setup.put_time.as_millis();
+        let how = format!("{port} {drives} {breaks} {millis} {}", path.display());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -130,7 +164,7 @@ impl NodeProcess {
                         child,
                         directory,
                         address,
-                        put_time,
+                        setup,
                     };
                 }
                 Ok(_) => {}
@@ -153,6 +187,12 @@ impl NodeProcess {
         self.child.id()
     }
 
+    /// From now on its last drive answers every write with an error.
+    pub(crate) fn wear_out(&mut self) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "wear out").unwrap();
+    }
+
     /// Ends it in order.
     pub(crate) fn end(mut self) {
         self.finish();
@@ -171,9 +211,9 @@ impl NodeProcess {
             false => self.finish(),
         }
         let (address, directory) = (self.address, Rc::clone(&self.directory));
-        let put_time = self.put_time;
+        let setup = self.setup;
         drop(self);
-        Self::start_at(address, directory, put_time)
+        Self::start_at(address, directory, setup)
     }
 
     pub(crate) fn options(&self, realm: &str) -> Options {
@@ -261,12 +301,17 @@ pub(crate) fn node_main() {
         .with_writer(std::io::stderr)
         .init();
     let how = std::env::var(HOW).expect("the test that starts this says how");
-    let mut how = how.splitn(3, ' ');
+    let mut how = how.splitn(5, ' ');
     let mut next = || how.next().unwrap();
-    let (port, put_time, directory) = (next(), next(), next());
-    let put_time = Duration::from_millis(put_time.parse().unwrap());
+    let (port, drives, breaks) = (next(), next(), next());
+    let (put_time, directory) = (next(), next());
+    let setup = Setup {
+        drives: drives.parse().unwrap(),
+        breaks: breaks.parse().unwrap(),
+        put_time: Duration::from_millis(put_time.parse().unwrap()),
+    };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
-    let path = PathBuf::from(directory).join(DRIVE);
+    let directory = PathBuf::from(directory);
     let env = EnvOptions {
         name: "node-test".into(),
         cores: CoreSet::allowed().first(2),
@@ -290,7 +335,7 @@ pub(crate) fn node_main() {
         }
         let subsystems = Subsystems::start().await.unwrap();
         // In boxes, since what is built for tests moves futures about, and a test's thread has a small stack.
-        Box::pin(serve(&reactors, &subsystems, &path, address, put_time)).await;
+        Box::pin(serve(&reactors, &subsystems, &directory, address, setup)).await;
         subsystems.stop().await;
     })
     .unwrap();
@@ -299,20 +344,31 @@ pub(crate) fn node_main() {
 async fn serve(
     reactors: &ReactorHandle,
     subsystems: &Subsystems,
-    path: &Path,
+    directory: &Path,
     address: SocketAddr,
-    put_time: Duration,
+    setup: Setup,
 ) {
-    create::aio(subsystems, DRIVE, path, 4096).await.unwrap();
-    // Not the core that hosts first come to: memory goes between the two.
-    let core = *reactors.cores().last().unwrap();
-    let load = || async {
-        // One that was formatted before is loaded.
-        let drive = SpdkDrive::format(DRIVE, &FORMAT.drive).await.unwrap();
-        Seat::new(drive, index_in_memory(4096).unwrap(), DRIVE)
-    };
-    let seat = reactors.spawn(core, "load a drive", load).unwrap();
-    let seats = vec![seat.await.unwrap()];
+    let drives = &DRIVES[..setup.drives];
+    let mut breaks = None;
+    let mut seats = Vec::new();
+    for drive in drives {
+        let path = directory.join(drive);
+        create::aio(subsystems, drive, &path, 4096).await.unwrap();
+        let mut device = String::from(*drive);
+        if setup.breaks && Some(drive) == drives.last() {
+            device = create::error(subsystems, drive).await.unwrap();
+            breaks = Some(device.clone());
+        }
+        // Not the core that hosts first come to: memory goes between the two.
+        let core = *reactors.cores().last().unwrap();
+        let load = move || async move {
+            // One that was formatted before is loaded.
+            let loaded = SpdkDrive::format(&device, &FORMAT.drive).await.unwrap();
+            Seat::new(loaded, index_in_memory(4096).unwrap(), drive)
+        };
+        let seat = reactors.spawn(core, "load a drive", load).unwrap();
+        seats.push(seat.await.unwrap());
+    }
     match format_node(&seats, STORE, &FORMAT).await {
         Ok(()) => {}
         Err(NodeOpenError::Drive {
@@ -345,7 +401,7 @@ async fn serve(
             ..TransportOptions::tcp(TcpOptions::default())
         }],
         listeners: vec![Address::tcp(address)],
-        put_time,
+        put_time: setup.put_time,
     };
     let node = Box::pin(Node::start(subsystems, &store, &clock, &spec))
         .await
@@ -353,11 +409,27 @@ async fn serve(
     println!("{MARK}ready");
     std::io::stdout().flush().unwrap();
     let commands = lines_of(std::io::stdin());
-    while !matches!(commands.try_recv(), Err(TryRecvError::Disconnected)) {
-        sleep(Duration::from_millis(1)).await;
+    loop {
+        match commands.try_recv() {
+            Ok(_) => {
+                let device = breaks.as_ref().unwrap();
+                create::inject(subsystems, device, IoKind::Write, Fault::Fail, FOR_EVER)
+                    .await
+                    .unwrap();
+            }
+            Err(TryRecvError::Empty) => sleep(Duration::from_millis(1)).await,
+            Err(TryRecvError::Disconnected) => break,
+        }
     }
     node.stop().await.unwrap();
     store.close();
     keeper.await;
-    create::delete(subsystems, Kind::Aio, DRIVE).await.unwrap();
+    if let Some(device) = breaks {
+        create::delete(subsystems, Kind::Error, &device)
+            .await
+            .unwrap();
+    }
+    for drive in drives {
+        create::delete(subsystems, Kind::Aio, drive).await.unwrap();
+    }
 }

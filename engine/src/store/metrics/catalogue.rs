@@ -120,6 +120,8 @@ metrics! {
         "blocks written to the drive";
     READ "oriel_store_read_blocks_total" Blocks Counter ["drive" "purpose"]
         "blocks read from the drive";
+    FAILED "oriel_store_failed_transfers_total" Count Counter ["drive" "direction"]
+        "reads and writes that the drive answered with an error; a write is tried once more, and the drive is lost when that fails too";
     WAITING "oriel_store_waiting" Count Gauge ["drive" "queue"]
         "what waits for the journal, a window or room, and transfers of the drive under way";
     SLABS "oriel_store_slabs" Count Gauge ["drive" "state"]
@@ -224,6 +226,8 @@ impl LogMetrics {
         for &purpose in ReadFor::ALL {
             number(READ, purpose.name(), self.read_blocks(purpose));
         }
+        number(FAILED, "read", self.failed_reads);
+        number(FAILED, "write", self.failed_writes);
         for &queue in Queue::ALL {
             number(WAITING, queue.name(), self.queue(queue));
         }

@@ -97,6 +97,9 @@ pub(in super::super) struct Metrics {
     /// Under way.
     pub(super) reads: Cell<u64>,
     pub(super) writes: Cell<u64>,
+    /// Transfers that the drive answered with an error.
+    pub(super) failed_reads: Cell<u64>,
+    pub(super) failed_writes: Cell<u64>,
 }
 
 impl Metrics {
@@ -125,6 +128,8 @@ impl Metrics {
             read_blocks: Default::default(),
             reads: Cell::new(0),
             writes: Cell::new(0),
+            failed_reads: Cell::new(0),
+            failed_writes: Cell::new(0),
         }
     }
 
@@ -281,6 +286,8 @@ impl Metrics {
             steps: self.step_metrics(),
             written_blocks: values(&self.written_blocks),
             read_blocks: values(&self.read_blocks),
+            failed_reads: self.failed_reads.get(),
+            failed_writes: self.failed_writes.get(),
             ..LogMetrics::default()
         };
         (metrics, now)

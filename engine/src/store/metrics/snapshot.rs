@@ -151,6 +151,10 @@ pub struct LogMetrics {
     pub(super) slabs: [u64; SlabState::ALL.len()],
     /// Slabs that get no more blobs, by how full they are: place `n` for those that hold up to `n + 1` eighths.
     pub slabs_by_eighths: [u64; 8],
+    /// Reads that the drive answered with an error.
+    pub failed_reads: u64,
+    /// Writes that it answered with an error, also when they were tried again.
+    pub failed_writes: u64,
     /// Blocks of a slab.
     pub slab_blocks: u64,
     /// Blocks that the drive has left.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::super::drive::{Drive, Transferred};
+use super::super::drive::{Drive, Transferred, write_twice};
 use super::super::log::Log;
 use super::super::types::BLOCK_BYTES;
 use super::names::{ReadFor, Step, WrittenFor};
@@ -36,14 +36,17 @@ impl<D: Drive> Log<D> {
     ) -> Transferred<D::Buf> {
         let _under_way = UnderWay::new(&self.metrics.reads);
         let (buf, read) = self.drive.read(extent, block, buf).await;
-        if read.is_ok() {
-            let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
-            self.metrics.read(purpose, blocks);
+        match &read {
+            Ok(()) => {
+                let blocks = (buf.as_ref().len() / BLOCK_BYTES) as u64;
+                self.metrics.read(purpose, blocks);
+            }
+            Err(_) => add(&self.metrics.failed_reads, 1),
         }
         (buf, read)
     }
 
-    /// A buffer whose last blocks are checksums, `trailer` of them.
+    /// Writes what the journal is to speak of later: a buffer whose last blocks are checksums, `trailer` of them.
     pub(in super::super) async fn write_data(
         &self,
         extent: &D::Extent,
@@ -79,6 +82,7 @@ impl<D: Drive> Log<D> {
         (buf, written)
     }
 
+    /// A drive that does not take what it is given, twice, takes no more changes: which of them it would keep, nobody knows.
     async fn write_uncounted(
         &self,
         extent: &D::Extent,
@@ -86,6 +90,12 @@ impl<D: Drive> Log<D> {
         buf: D::Buf,
     ) -> Transferred<D::Buf> {
         let _under_way = UnderWay::new(&self.metrics.writes);
-        self.drive.write(extent, block, buf).await
+        let count = || add(&self.metrics.failed_writes, 1);
+        let (buf, written) = write_twice(&self.drive, extent, block, buf, count).await;
+        if let Err(reason) = &written {
+            count();
+            self.stop(Vec::new(), reason.clone());
+        }
+        (buf, written)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::super::drive::{Drive, ExtentName};
+use super::super::drive::{Drive, ExtentName, write_twice};
 use super::super::error::OpenError;
 use super::super::types::BLOCK_BYTES;
 use super::roster::{ROSTER_BLOCKS, Roster};
@@ -66,7 +66,7 @@ impl<D: Drive> Ledger<D> {
             let extent = self.extent(drive, copy).await?;
             let mut buf = drive.buffer(ROSTER_BLOCKS as usize * BLOCK_BYTES)?;
             roster.encode(buf.as_mut());
-            drive.write(&extent, 0, buf).await.1?;
+            write_twice(drive, &extent, 0, buf, || ()).await.1?;
             drive.flush().await?;
         }
         Ok(())

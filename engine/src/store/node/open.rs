@@ -157,7 +157,12 @@ impl<D: NodeDrive> Lane<D> {
         this: DriveNumber,
     ) -> Result<(), OpenError> {
         roster.this = this;
-        self.ledger.write(&self.drive, roster).await
+        let written = self.ledger.write(&self.drive, roster).await;
+        // A drive that does not keep what is written to it has nothing more to promise.
+        if let (Err(OpenError::Drive(reason)), Ok(log)) = (&written, self.log()) {
+            log.stop(Vec::new(), reason.clone());
+        }
+        written
     }
 
     pub(super) fn slab_blocks(&self) -> Result<u64, StoreError> {
