@@ -42,3 +42,12 @@ pub const MEMORY_MIB_LEAST: u32 = 512;
 
 /// The least that works with them.
 pub const MEMORY_MIB_LEAST_HUGE: u32 = 256;
+
+/// The fewest connections that a node may be limited to: an admin queue and one for blobs.
+pub const CONNECTIONS_LEAST: u32 = 2;
+
+/// How often it is looked whether connections were refused, which the log then says.
+pub const REFUSED_LOOK: Duration = Duration::from_secs(1);
+
+/// The least time between two lines of the log about that.
+pub const REFUSED_REST: Duration = Duration::from_secs(30);

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_engine::clock::Clock;
-use oriel_engine::reactor::{self, CoreId, JoinHandle};
+use oriel_engine::reactor::{self, CoreId, JoinHandle, NoTaskSlot};
 use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive, StoreId};
 use oriel_spdk::Subsystems;
 use oriel_spdk::device::Registered;
 use oriel_spdk::nvmf::{
-    Address, Nqn, PollGroup, PollGroupError, PollGroupStat, Running, Subsystem, SubsystemSpec,
-    Target, TargetOptions, TransportOptions,
+    Address, Connections, Nqn, PollGroup, PollGroupError, PollGroupStat, Running, Subsystem,
+    SubsystemSpec, Target, TargetOptions, TransportOptions,
 };
 
 use crate::error::{StartError, StopError};
 use crate::hosts::Hosts;
-use crate::limits::IO_BYTES_MAX;
+use crate::limits::{IO_BYTES_MAX, REFUSED_LOOK, REFUSED_REST};
 use crate::puts::{self, Puts};
 pub use hosts::HostsError;
 use hosts::Keys;
@@ -50,6 +50,8 @@ pub struct NodeSpec {
     pub transports: Vec<TransportOptions>,
     /// Where it listens, for all realms.
     pub listeners: Vec<Address>,
+    /// Connections of hosts that it takes; a queue is one. No limit, if there is none.
+    pub connections_max: Option<u32>,
     /// How long a put by parts lasts without a command for it: [`crate::limits::PUT_TIME`], if nothing speaks against it.
     pub put_time: Duration,
 }
@@ -117,8 +119,8 @@ pub struct Node {
     clock: Clock,
     spec: NodeSpec,
     puts: Arc<Puts>,
-    /// Gives up puts by parts of which nothing is heard.
-    watch: JoinHandle<()>,
+    /// Gives up puts by parts of which nothing is heard; tells of connections that were refused.
+    watches: [JoinHandle<()>; 2],
 }
 
 /// A realm that hosts can connect to.
@@ -164,6 +166,7 @@ impl Node {
         }
         let options = TargetOptions {
             name: spec.node.clone(),
+            connections_max: spec.connections_max,
             ..TargetOptions::default()
         };
         let mut parts = Parts {
@@ -178,7 +181,7 @@ impl Node {
             Err(error) => Err(error.into()),
         };
         match built {
-            Ok((discovery, realms, watch)) => Ok(Self {
+            Ok((discovery, realms, watches)) => Ok(Self {
                 target: parts.target,
                 devices: parts.devices,
                 _discovery: discovery,
@@ -188,7 +191,7 @@ impl Node {
                 clock: clock.clone(),
                 spec: spec.clone(),
                 puts,
-                watch,
+                watches,
             }),
             Err(error) => {
                 if let Err(also) = parts.end().await {
@@ -199,20 +202,27 @@ impl Node {
         }
     }
 
+    /// How many hosts' queues are connected, and how many were refused.
+    pub fn connections(&self) -> Arc<Connections> {
+        self.target.connections()
+    }
+
     /// Ends it: hosts lose their connections, what they have begun is done first.
     pub async fn stop(self) -> Result<(), StopError> {
         let Self {
             target,
             devices,
-            watch,
+            watches,
             ..
         } = self;
-        watch.cancel().await;
+        for watch in watches {
+            watch.cancel().await;
+        }
         Parts { target, devices }.end().await
     }
 }
 
-type Built = (Subsystem<Running>, Vec<Served>, JoinHandle<()>);
+type Built = (Subsystem<Running>, Vec<Served>, [JoinHandle<()>; 2]);
 
 async fn build(
     parts: &mut Parts,
@@ -251,8 +261,33 @@ async fn build(
     for listener in &spec.listeners {
         discovery.add_listener(*listener).await?;
     }
-    let watch = puts::watch(puts, clock).map_err(|_| StartError::Tasks)?;
-    Ok((discovery.start().await?, running, watch))
+    let puts = puts::watch(puts, clock).map_err(|_| StartError::Tasks)?;
+    let refused = tell_of_refused(parts.target.connections());
+    let refused = refused.map_err(|_| StartError::Tasks)?;
+    Ok((discovery.start().await?, running, [puts, refused]))
+}
+
+/// Has the log say now and then that connections were refused, if any were.
+fn tell_of_refused(
+    connections: Arc<Connections>,
+) -> Result<JoinHandle<()>, NoTaskSlot<impl Future<Output = ()> + use<>>> {
+    reactor::spawn_local("tell of refused connections", async move {
+        let mut told = 0;
+        loop {
+            reactor::sleep(REFUSED_LOOK).await;
+            let refused = connections.refused();
+            if refused == told {
+                continue;
+            }
+            tracing::warn!(
+                refused = refused - told,
+                connections_max = connections.most(),
+                "connections of hosts were refused, since there are as many as there may be: raise connections_max, or have hosts ask for fewer queues"
+            );
+            told = refused;
+            reactor::sleep(REFUSED_REST).await;
+        }
+    })
 }
 
 thread_local! {

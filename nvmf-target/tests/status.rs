@@ -86,6 +86,8 @@ impl Running {
         );
         assert!(body.ends_with("# EOF\n"), "{body}");
         assert!(body.contains("\noriel_target_queues_total{core="), "{body}");
+        let refused = "\noriel_target_refused_connections_total 0\n";
+        assert!(body.contains(refused), "{body}");
         assert!(
             body.contains("\noriel_reactor_busy_seconds_total{core="),
             "{body}"
@@ -177,6 +179,9 @@ fn a_node_says_what_it_holds_and_bears_with_whoever_asks() {
         status["connections"]["io_queues_total"].as_u64().unwrap() > 0,
         "{status}"
     );
+    let connections = &status["connections"];
+    assert!(connections["open"].as_u64().unwrap() >= 2, "{status}");
+    assert_eq!(connections["refused_total"], 0, "{status}");
     drop(blobs);
     controller.close();
 }

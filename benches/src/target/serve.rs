@@ -221,6 +221,7 @@ async fn ours(subsystems: &Subsystems, has_ended: &AtomicBool) -> Result<(), Tar
         }],
         transports: vec![transport()],
         listeners: vec![Address::tcp(free_address()?)],
+        connections_max: None,
         put_time: oriel_nvmf_target::limits::PUT_TIME,
     };
     let served = serve(subsystems, &store, &clock, &spec, has_ended).await;

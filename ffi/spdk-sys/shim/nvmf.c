@@ -102,6 +102,7 @@ oriel_nvmf_barrier(struct spdk_nvmf_tgt *tgt, oriel_done cb, void *ctx)
 
 struct transport_call {
 	struct spdk_nvmf_tgt *tgt;
+	struct oriel_nvmf_gate *gate;
 	struct spdk_nvmf_transport *transport;
 	oriel_done cb;
 	void *ctx;
@@ -278,13 +279,14 @@ transport_made(void *arg, struct spdk_nvmf_transport *transport)
 		return;
 	}
 	call->transport = transport;
+	oriel_nvmf_gate_place(call->gate, transport);
 	spdk_nvmf_tgt_add_transport(call->tgt, transport, transport_added, call);
 }
 
 int
 oriel_nvmf_transport_add(struct spdk_nvmf_tgt *tgt, const char *name,
-			 const struct oriel_nvmf_transport_opts *in, const char **unsupported,
-			 oriel_done cb, void *ctx)
+			 const struct oriel_nvmf_transport_opts *in, struct oriel_nvmf_gate *gate,
+			 const char **unsupported, oriel_done cb, void *ctx)
 {
 	struct spdk_nvmf_transport_opts opts;
 	struct transport_call *call;
@@ -308,6 +310,7 @@ oriel_nvmf_transport_add(struct spdk_nvmf_tgt *tgt, const char *name,
 		return -ENOMEM;
 	}
 	call->tgt = tgt;
+	call->gate = gate;
 	call->cb = cb;
 	call->ctx = ctx;
 #if SPDK_SINCE(20, 10)

@@ -54,11 +54,19 @@ struct oriel_nvmf_transport_opts {
 	int64_t sock_priority;
 	int64_t control_msg_num;
 };
-/* Makes a transport and adds it to the target. -ENOTSUP without a callback when an option is set
+/* Stands before a transport: enter() says whether it takes another queue pair of a host, leave() that one has gone. Both
+ * are called on the threads of poll groups. The gate goes after the target. */
+struct oriel_nvmf_gate;
+struct spdk_nvmf_transport;
+struct oriel_nvmf_gate *oriel_nvmf_gate_new(bool (*enter)(void *ctx), void (*leave)(void *ctx), void *ctx);
+void oriel_nvmf_gate_free(struct oriel_nvmf_gate *gate);
+void oriel_nvmf_gate_place(struct oriel_nvmf_gate *gate, struct spdk_nvmf_transport *transport);
+
+/* Makes a transport and adds it to the target, behind a gate. -ENOTSUP without a callback when an option is set
  * that this release lacks; *unsupported is its name then. Else the callback comes, maybe at once. */
 int oriel_nvmf_transport_add(struct spdk_nvmf_tgt *tgt, const char *name,
-			     const struct oriel_nvmf_transport_opts *opts, const char **unsupported,
-			     oriel_done cb, void *ctx);
+			     const struct oriel_nvmf_transport_opts *opts, struct oriel_nvmf_gate *gate,
+			     const char **unsupported, oriel_done cb, void *ctx);
 
 /* ---- subsystems ---- */
 

@@ -110,6 +110,7 @@ impl Config {
             memory_mib,
             hugepages,
             blobs_max,
+            connections_max,
             // For drives that are formatted from now on, by a run of its own.
             format: _,
             // Drives come and go.
@@ -127,6 +128,7 @@ impl Config {
             ("memory_mib", *memory_mib == new.memory_mib),
             ("hugepages", *hugepages == new.hugepages),
             ("blobs_max", *blobs_max == new.blobs_max),
+            ("connections_max", *connections_max == new.connections_max),
             ("[[listener]]", *listeners == new.listeners),
             ("[status]", *status == new.status),
         ];
@@ -212,6 +214,11 @@ quota_mib = 64
             ("0011", "0012", "to change store"),
             ("512", "513", "to change memory_mib"),
             ("memory_mib = 512", "blobs_max = 7", "to change blobs_max"),
+            (
+                "memory_mib = 512",
+                "connections_max = 9",
+                "to change connections_max",
+            ),
             (
                 "memory_mib = 512",
                 "hugepages = true",

@@ -106,6 +106,8 @@ pub struct Config {
     pub hugepages: bool,
     /// The most blobs of a drive.
     pub blobs_max: u64,
+    /// The most connections of hosts, if there is a limit.
+    pub connections_max: Option<u32>,
     /// How drives are made.
     pub format: FormatOptions,
     /// What its drives are on.

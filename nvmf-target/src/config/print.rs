@@ -23,6 +23,9 @@ impl Config {
         line(format!("memory_mib = {}", self.memory_mib));
         line(format!("hugepages = {}", self.hugepages));
         line(format!("blobs_max = {}", self.blobs_max));
+        if let Some(most) = self.connections_max {
+            line(format!("connections_max = {most}"));
+        }
         if !self.gone.is_empty() {
             let gone: Vec<String> = self.gone.iter().map(DriveNumber::to_string).collect();
             line(format!("gone = [{}]", gone.join(", ")));

@@ -48,6 +48,15 @@ fn what_is_read_is_printed_with_all_that_was_left_out() {
 }
 
 #[test]
+fn connections_are_limited_if_somebody_says_so() {
+    let most = |text: &str| parse(text).unwrap().connections_max;
+    assert_eq!(most(GOOD), None);
+    let text = GOOD.replacen("[[device]]", "connections_max = 2\n[[device]]", 1);
+    assert_eq!(most(&text), Some(2));
+    assert_eq!(most(&parse(&text).unwrap().text()), Some(2));
+}
+
+#[test]
 fn drives_are_emptied_and_given_up() {
     let text = GOOD.replacen(
         "[[device]]",
@@ -95,6 +104,12 @@ fn what_is_wrong_is_named_with_its_line() {
         ("s3-fifo", "fifo", 20, "fifo"),
         ("[::1]:9420", "127.0.0.1:4420", 24, "a port of its own"),
         ("[::1]:9420", "[::1]", 24, ""),
+        (
+            "[[device]]",
+            "connections_max = 1\n[[device]]",
+            4,
+            "2 connections at least",
+        ),
         ("path = \"drive\"", "pci = \"3b:00\"", 5, "no PCI address"),
         ("path = \"drive\"", "", 4, "either a path or a pci address"),
         (

@@ -14,7 +14,9 @@ use toml::Spanned;
 use super::hosts::{HostsText, hosts};
 use super::{Around, Config, Device, MIB_BLOCKS};
 use crate::Realm;
-use crate::limits::{BLOBS_DEFAULT, MEMORY_MIB_DEFAULT, MEMORY_MIB_LEAST, MEMORY_MIB_LEAST_HUGE};
+use crate::limits::{
+    BLOBS_DEFAULT, CONNECTIONS_LEAST, MEMORY_MIB_DEFAULT, MEMORY_MIB_LEAST, MEMORY_MIB_LEAST_HUGE,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,7 @@ pub(super) struct Text {
     memory_mib: Option<Spanned<u32>>,
     hugepages: Option<Spanned<bool>>,
     blobs_max: Option<Spanned<u64>>,
+    connections_max: Option<Spanned<u32>>,
     #[serde(default)]
     gone: BTreeSet<u16>,
     #[serde(default)]
@@ -175,6 +178,14 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
             "a store takes at least one blob".into()
         })?;
     }
+    let connections_max = text.connections_max.as_ref().map(|most| *most.get_ref());
+    if let Some(most) = &text.connections_max {
+        check(most, *most.get_ref() >= CONNECTIONS_LEAST, || {
+            format!(
+                "a host takes {CONNECTIONS_LEAST} connections at least, one for its admin queue: give {CONNECTIONS_LEAST} or more, or leave it out for no limit"
+            )
+        })?;
+    }
     let status = status(text.status.as_ref(), &listeners)?;
     Ok(Config {
         store: store(&text.store)?,
@@ -182,6 +193,7 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
         memory_mib,
         hugepages,
         blobs_max,
+        connections_max,
         format: format(&text.format)?,
         devices,
         drains,

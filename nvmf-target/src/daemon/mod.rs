@@ -296,6 +296,7 @@ async fn serve(
         realms: config.realms.clone(),
         transports: transports(config),
         listeners: config.listeners.clone(),
+        connections_max: config.connections_max,
         put_time: PUT_TIME,
     };
     let node = Node::start(subsystems, &opened.store, &opened.clock, &spec);
@@ -307,8 +308,11 @@ async fn serve(
             }
             let endpoint = how.endpoint;
             let _told = endpoint.map(|endpoint| {
-                let store = opened.store.clone();
-                endpoint.serve(reactors.clone(), Serving { store })
+                let serving = Serving {
+                    store: opened.store.clone(),
+                    connections: node.connections(),
+                };
+                endpoint.serve(reactors.clone(), serving)
             });
             let desk = Desk::open();
             let _takes_changes = how.reloads.serve(reactors.clone());

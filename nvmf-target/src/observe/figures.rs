@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_engine::store::{Kind, Latencies, METRICS, Metric, Sample, Value};
+use oriel_spdk::nvmf::Connections;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -47,7 +48,10 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Look {
-            metrics, queues, ..
+            metrics,
+            queues,
+            connections,
+            ..
         } = &*self.look;
         // The samples of one metric have to stand together.
         let mut by_name: BTreeMap<&str, Vec<Sample<'_>>> = BTreeMap::new();
@@ -98,8 +102,37 @@ impl Collector for Figures {
                 }
             }
         }
+        self::connections(&mut encoder, connections)?;
         reloads(&mut encoder, &self.reloads)
     }
+}
+
+fn connections(encoder: &mut DescriptorEncoder<'_>, of: &Connections) -> fmt::Result {
+    let gauges = [
+        (
+            "oriel_target_connections",
+            "queues of hosts that are connected",
+            Some(of.open()),
+        ),
+        (
+            "oriel_target_connections_max",
+            "the most of them, where there is a limit",
+            of.most(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(value) = value {
+            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            gauge.encode_gauge(&signed(value.into()))?;
+        }
+    }
+    let refused = encoder.encode_descriptor(
+        "oriel_target_refused_connections",
+        "queues of hosts that were one too many",
+        None,
+        MetricType::Counter,
+    )?;
+    counter(refused, of.refused())
 }
 
 fn reloads(encoder: &mut DescriptorEncoder<'_>, reloads: &Reloads) -> fmt::Result {

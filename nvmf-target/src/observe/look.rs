@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use oriel_engine::reactor::ReactorHandle;
 use oriel_engine::store::{NodeMetrics, NodeStat, NodeStore, SpdkDrive, StoreId};
-use oriel_spdk::nvmf::PollGroupStat;
+use oriel_spdk::nvmf::{Connections, PollGroupStat};
 
 use super::Record;
 use crate::node::served_here;
@@ -24,6 +24,7 @@ pub(crate) struct Identity {
 /// A store that is served, on the main core.
 pub(crate) struct Serving {
     pub(crate) store: NodeStore<SpdkDrive>,
+    pub(crate) connections: Arc<Connections>,
 }
 
 thread_local! {
@@ -41,6 +42,8 @@ pub(super) struct Look {
     pub(super) stat: NodeStat,
     /// The queues of hosts that each core serves.
     pub(super) queues: Vec<(u32, PollGroupStat)>,
+    /// And all of them together, with those that were refused.
+    pub(super) connections: Arc<Connections>,
 }
 
 /// Gathers them, on the main core; nothing where no store is served.
@@ -61,6 +64,7 @@ pub(super) async fn take(reactors: &ReactorHandle) -> Option<Look> {
         metrics: serving.store.metrics().await,
         stat: serving.store.stat().await,
         queues,
+        connections: Arc::clone(&serving.connections),
     })
 }
 

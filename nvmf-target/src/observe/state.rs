@@ -52,6 +52,11 @@ struct DriveState<'a> {
 struct Connections {
     admin_queues_total: u64,
     io_queues_total: u64,
+    /// Queues of both kinds, now.
+    open: u32,
+    /// The most of them; `null` where there is no limit.
+    max: Option<u32>,
+    refused_total: u64,
     /// `null` where SPDK does not say.
     admin_queues: Option<u64>,
     io_queues: Option<u64>,
@@ -151,6 +156,9 @@ pub(super) fn text(identity: &Identity, look: &Arc<Look>) -> (&'static str, Opti
         connections: Connections {
             admin_queues_total: queues().map(|stat| stat.admin_queues_total).sum(),
             io_queues_total: queues().map(|stat| stat.io_queues_total).sum(),
+            open: look.connections.open(),
+            max: look.connections.most(),
+            refused_total: look.connections.refused(),
             admin_queues: queues().map(|stat| stat.admin_queues).sum(),
             io_queues: queues().map(|stat| stat.io_queues).sum(),
         },

@@ -6,6 +6,7 @@
 )]
 
 mod blobs;
+mod crowd;
 mod ends;
 mod host;
 mod hostile;

@@ -91,12 +91,23 @@ pub(crate) struct NodeProcess {
     setup: Setup,
 }
 
+impl Setup {
+    const PLAIN: Self = Self {
+        drives: 1,
+        breaks: false,
+        connections_max: None,
+        put_time: oriel_nvmf_target::limits::PUT_TIME,
+    };
+}
+
 /// What a node has.
 #[derive(Clone, Copy)]
 struct Setup {
     drives: usize,
     /// The last of them can be made to fail.
     breaks: bool,
+    /// Connections that it takes, if there is a limit.
+    connections_max: Option<u32>,
     /// How long a put by parts lasts without a command.
     put_time: Duration,
 }
@@ -112,16 +123,23 @@ impl NodeProcess {
         Self::start_as(Setup {
             drives,
             breaks: true,
-            put_time: oriel_nvmf_target::limits::PUT_TIME,
+            ..Setup::PLAIN
+        })
+    }
+
+    /// The same, with so many connections at most.
+    pub(crate) fn start_with_connections(most: u32) -> Self {
+        Self::start_as(Setup {
+            connections_max: Some(most),
+            ..Setup::PLAIN
         })
     }
 
     /// The same; puts by parts last so long without a command.
     pub(crate) fn start_with(put_time: Duration) -> Self {
         Self::start_as(Setup {
-            drives: 1,
-            breaks: false,
             put_time,
+            ..Setup::PLAIN
         })
     }
 
@@ -141,7 +159,11 @@ impl NodeProcess {
         let (port, path) = (address.port(), directory.path());
         let Setup { drives, breaks, .. } = setup;
         let millis = setup.put_time.as_millis();
-        let how = format!("{port} {drives} {breaks} {millis} {}", path.display());
+        let most = setup.connections_max.unwrap_or_default();
+        let how = format!(
+            "{port} {drives} {breaks} {most} {millis} {}",
+            path.display()
+        );
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -301,13 +323,14 @@ pub(crate) fn node_main() {
         .with_writer(std::io::stderr)
         .init();
     let how = std::env::var(HOW).expect("the test that starts this says how");
-    let mut how = how.splitn(5, ' ');
+    let mut how = how.splitn(6, ' ');
     let mut next = || how.next().unwrap();
     let (port, drives, breaks) = (next(), next(), next());
-    let (put_time, directory) = (next(), next());
+    let (most, put_time, directory) = (next(), next(), next());
     let setup = Setup {
         drives: drives.parse().unwrap(),
         breaks: breaks.parse().unwrap(),
+        connections_max: Some(most.parse().unwrap()).filter(|most| *most > 0),
         put_time: Duration::from_millis(put_time.parse().unwrap()),
     };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
@@ -401,6 +424,7 @@ async fn serve(
             ..TransportOptions::tcp(TcpOptions::default())
         }],
         listeners: vec![Address::tcp(address)],
+        connections_max: setup.connections_max,
         put_time: setup.put_time,
     };
     let node = Box::pin(Node::start(subsystems, &store, &clock, &spec))

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::super::plan::Kind;
-use super::plan::{Act, LOADS, Load, Neighbour, Neighbourhood, SIZES};
+use super::plan::{Act, Load, Neighbour, Neighbourhood, SIZES};
 
 /// What is wrong with a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +22,8 @@ pub(super) enum Case {
     Greedy,
     /// It hangs up in the middle of writing, again and again
     Vanishing,
+    /// It has taken all connections, and tries to have more
+    Crowd,
 }
 
 /// How a neighbour's program is kept going.
@@ -54,7 +56,7 @@ const GREEDY_DEPTH: u32 = 127;
 const QUEUES: u16 = 4;
 
 impl Case {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Stuck,
         Self::Slow,
         Self::Full,
@@ -62,6 +64,7 @@ impl Case {
         Self::Refused,
         Self::Greedy,
         Self::Vanishing,
+        Self::Crowd,
     ];
 
     pub(super) fn title(self) -> &'static str {
@@ -74,21 +77,16 @@ impl Case {
                 "full: 16 puts of 4 KiB at a time into a full realm; without: the same into one with room"
             }
             Self::Failing => {
-                "failing: 8 reads of 4 KiB at a time of a drive that fails; without: before it fails"
+                "failing: 8 reads of 4 KiB at a time of a drive that fails, of which the host's puts are the first to hear; without: before it fails"
             }
             Self::Refused => "refused: connects all the time, and may not; without: alone",
             Self::Greedy => {
                 "greedy: 127 reads of 128 KiB at a time; without: a neighbour with the same load as the host, so half is each one's"
             }
             Self::Vanishing => "vanishing: hangs up while it writes, all the time; without: alone",
-        }
-    }
-
-    /// What the host does that is measured: puts onto a drive that fails are its own failures.
-    pub(super) fn loads(self) -> &'static [Load] {
-        match self {
-            Self::Failing => &LOADS[..2],
-            _ => &LOADS,
+            Self::Crowd => {
+                "crowd: has 30 of 32 connections, and tries to have more all the time; without: alone"
+            }
         }
     }
 
@@ -145,6 +143,7 @@ impl Case {
                 }
             }
             Self::Vanishing => alone(willing(node.neighbour(&node.other, Act::Vanish, large, 16))),
+            Self::Crowd => alone(willing(node.neighbour(&node.other, Act::Crowd, 0, 0))),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::out::say;
 use cases::{Beside, Case, Manner};
 pub(super) use neighbour::run as neighbour;
 pub(super) use node::run as node;
-use plan::{Load, Neighbour, Neighbourhood, Told};
+use plan::{LOADS, Load, Neighbour, Neighbourhood, Told};
 
 /// What a host keeps of its throughput, whatever its neighbour does.
 const BOUND: f64 = 0.90;
@@ -238,7 +238,7 @@ fn case(
     (rounds, seconds): (u32, u32),
 ) -> Result<(Vec<Shown>, Told), TargetError> {
     let cores = two_cores(None)?;
-    let loads = case.loads();
+    let loads = &LOADS[..];
     let shown = loads.iter().map(|&load| Shown {
         load,
         rounds: Vec::new(),
@@ -354,7 +354,6 @@ pub(crate) fn gate(rounds: u32, seconds: u32) -> Result<bool, TargetError> {
 
 #[cfg(test)]
 mod tests {
-    use super::plan::LOADS;
     use super::*;
 
     #[test]

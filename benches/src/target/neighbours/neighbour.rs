@@ -1,7 +1,8 @@
 //! The program of one neighbour.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,15 @@ use tokio::task::LocalSet;
 use super::super::TargetError;
 use super::super::plan::{Numbers, key};
 use super::BEGUN;
-use super::plan::{Act, Neighbour, Told};
+use super::plan::{Act, CONNECTIONS_MAX, Neighbour, Told};
 use crate::out::say;
 
 /// Between one connection and the next: those who work on the same core are not to be slowed by this one's own work.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Connections of the host that is measured.
+const HOST_CONNECTIONS: u32 = 2;
+/// The time by which it has them.
+const HOST_CONNECTS: Duration = Duration::from_millis(600);
 /// Turns until what is asked for at the start is on its way.
 const TURNS: usize = 16;
 
@@ -95,6 +100,7 @@ pub(in super::super) fn run(core: u32) -> Result<(), TargetError> {
         }
         Act::Connect => connect(&work),
         Act::Vanish => vanish(&work)?,
+        Act::Crowd => crowd(&work)?,
     }
     let text = serde_json::to_string(&*work.told.borrow()).expect("it is plain data");
     say!("{text}");
@@ -184,6 +190,32 @@ fn connect(work: &Work) {
         work.count(connected.map(Controller::close));
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Takes the connections that are left by the host that is measured, and once that is connected tries to have more.
+fn crowd(work: &Work) -> Result<(), TargetError> {
+    let address = work.neighbour.at.address;
+    let mut held = Vec::new();
+    let another = || TcpStream::connect(address).map_err(failed);
+    for _ in 0..CONNECTIONS_MAX - HOST_CONNECTIONS {
+        held.push(another()?);
+    }
+    begun();
+    std::thread::sleep(HOST_CONNECTS);
+    while work.goes_on() {
+        let stream = another()?;
+        stream.set_read_timeout(Some(PAUSE * 10)).map_err(failed)?;
+        match (&stream).read(&mut [0]) {
+            // It stays: nobody speaks before this side has.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                held.push(stream);
+                work.count(Ok::<_, TargetError>(()));
+            }
+            _ => work.count(Err("the node hangs up")),
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Reserves once, and then hangs up again and again while it writes.

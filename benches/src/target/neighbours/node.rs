@@ -20,7 +20,7 @@ use super::super::TargetError;
 use super::super::plan::key;
 use super::super::serve::{BLOBS_MAX, BLOCK, LOOK, SIZES_OF_STORE, STORE, free_address, transport};
 use super::failing;
-use super::plan::{BLOBS_OF_SIZE, Neighbourhood, SIZES, Site};
+use super::plan::{BLOBS_OF_SIZE, CONNECTIONS_MAX, Neighbourhood, SIZES, Site};
 use crate::bdev::session::{Ground, with_session};
 use crate::out::say;
 
@@ -35,10 +35,7 @@ const QUOTA_BLOCKS: u64 = 256;
 const DRIVE_BYTES: u64 = 256 << 20;
 const MEMORY_MIB: u32 = 2 * (DRIVE_BYTES >> 20) as u32 + 640;
 
-/// As many puts as surely come to either drive.
-const LOSING_PUTS: u64 = 64;
-
-/// Two, since a store that has lost half of its drives takes no changes.
+/// The drives that stay.
 const GOOD: [&str; 2] = ["First", "Second"];
 const FAILING: &str = "Failing";
 
@@ -142,6 +139,7 @@ async fn store(subsystems: &Subsystems, told: &Told) -> Result<(), TargetError> 
         realms: realms(),
         transports: vec![transport()],
         listeners: vec![Address::tcp(free_address()?)],
+        connections_max: Some(CONNECTIONS_MAX),
         put_time: oriel_nvmf_target::limits::PUT_TIME,
     };
     let served = serve(subsystems, (&store, &clock), &spec, told).await;
@@ -182,13 +180,8 @@ async fn serve(
     };
     let text = serde_json::to_string(&served).expect("what is served is plain data");
     say!("{text}");
-    let mut is_lost = false;
     while !told.ends.load(Ordering::Acquire) && !handle().is_stopping() {
         sleep(LOOK).await;
-        if told.fails.load(Ordering::Acquire) && !is_lost {
-            is_lost = true;
-            lose(store).await;
-        }
     }
     node.stop().await.map_err(failed)
 }
@@ -213,15 +206,6 @@ async fn fill(store: &NodeStore<SpdkDrive>, realm: RealmId) -> Result<Windows, T
         }
     }
     Ok(windows)
-}
-
-/// Puts until the drive that fails is lost by that: those puts fail, and no others.
-async fn lose(store: &NodeStore<SpdkDrive>) {
-    for number in 0..LOSING_PUTS {
-        let key = Key::new(key(1, number));
-        // Some of them go to the other drive.
-        let _ = store.put(OTHER, key, KeyKind::Name, b"lost").await;
-    }
 }
 
 /// Puts into the realm that has little room until it has none.

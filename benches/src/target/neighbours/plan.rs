@@ -10,6 +10,9 @@ use super::super::plan::{Initiator, Kind, Place, Plan};
 /// What is read and put by well-behaved hosts: blobs of these lengths.
 pub(super) const SIZES: [u64; 2] = [4 << 10, 128 << 10];
 
+/// Connections that the node takes.
+pub(super) const CONNECTIONS_MAX: u32 = 32;
+
 /// Blobs of each length in a realm.
 pub(super) const BLOBS_OF_SIZE: u64 = 256;
 
@@ -46,6 +49,8 @@ pub(super) enum Act {
     Connect,
     /// Hangs up in the middle of writing.
     Vanish,
+    /// Takes all connections that there are, and tries to have more.
+    Crowd,
 }
 
 /// A neighbour.

@@ -28,6 +28,7 @@
 //! meanwhile.
 
 mod address;
+mod connections;
 mod host;
 mod listener;
 mod namespace;
@@ -39,6 +40,7 @@ mod transport;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,6 +50,7 @@ use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 pub use address::{Address, ListenError, UnlistenError};
+pub use connections::Connections;
 pub use host::{DhChap, HostError, has_dh_chap, has_disconnect};
 pub use namespace::{NamespaceError, NamespaceEvent, NamespaceOptions, Nsid, RemoveNamespaceError};
 pub use nqn::{DISCOVERY_NQN, Nqn, NqnError};
@@ -62,6 +65,7 @@ pub use transport::{
 use crate::Subsystems;
 use crate::oneshot::{oneshot, reply_rc};
 use crate::thread::{Home, Poller};
+use connections::Gate;
 use poll_group::Shared;
 use subsystem::Inner;
 
@@ -75,6 +79,8 @@ pub struct TargetOptions {
     pub name: String,
     /// Subsystems that it may have.
     pub subsystems_max: u32,
+    /// Connections of hosts that it takes, over all transports: a queue is one. What comes beyond them is hung up on.
+    pub connections_max: Option<u32>,
 }
 
 impl Default for TargetOptions {
@@ -82,6 +88,7 @@ impl Default for TargetOptions {
         Self {
             name: "oriel".into(),
             subsystems_max: 32,
+            connections_max: None,
         }
     }
 }
@@ -130,6 +137,9 @@ pub(crate) struct TargetInner {
     name: String,
     shared: Arc<Shared>,
     transports: RefCell<Vec<TransportKind>>,
+    connections: Arc<Connections>,
+    /// One for each transport, also for those that were not added in the end.
+    gates: RefCell<Vec<ManuallyDrop<Gate>>>,
     subsystems: RefCell<Vec<Rc<Inner>>>,
     /// How many subsystems listen at an address: SPDK counts the same way.
     listeners: RefCell<HashMap<Address, usize>>,
@@ -202,6 +212,8 @@ impl Target {
             name,
             shared,
             transports: RefCell::default(),
+            connections: Arc::new(Connections::new(options.connections_max)),
+            gates: RefCell::default(),
             subsystems: RefCell::default(),
             listeners: RefCell::default(),
             open: Cell::new(true),
@@ -217,6 +229,11 @@ impl Target {
     /// Adds a transport.
     pub async fn add_transport(&self, options: &TransportOptions) -> Result<(), TransportError> {
         transport::add(&self.inner, options).await
+    }
+
+    /// How many hosts are connected to it.
+    pub fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.inner.connections)
     }
 
     /// The transports it has.
@@ -264,7 +281,13 @@ impl Target {
             sys::spdk_nvmf_tgt_destroy(inner.raw.as_ptr(), Some(reply_rc), reply.into_raw())
         });
         match gone.await {
-            0 => Ok(()),
+            0 => {
+                for gate in inner.gates.take() {
+                    // SAFETY: the transports have gone with the target.
+                    unsafe { ManuallyDrop::into_inner(gate).free() };
+                }
+                Ok(())
+            }
             rc => Err(ShutDownError::Failed { errno: rc.abs() }),
         }
     }

@@ -5,12 +5,14 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use oriel_spdk_sys as sys;
 use thiserror::Error;
 
 use super::TargetInner;
+use super::connections::Gate;
 use crate::oneshot::{Reply, oneshot, reply_rc};
 use crate::{SPDK_RELEASE, env};
 
@@ -283,18 +285,25 @@ pub(super) async fn add(
         return Err(TransportError::NeedsHugepages);
     }
     let raw = options.raw();
+    let gate = Gate::new(&target.connections).ok_or(TransportError::Refused {
+        kind,
+        errno: libc::ENOMEM,
+    })?;
+    let gate_raw = gate.as_ptr();
+    target.gates.borrow_mut().push(ManuallyDrop::new(gate));
     let mut unsupported: *const c_char = std::ptr::null();
     let (reply, added) = oneshot::<c_int>();
     let ctx = reply.into_raw();
     let guard = target.shared.lock();
     let rc = target.home.enter(|| {
-        // SAFETY: the target lives; the shim copies the options, and reply_rc takes the reply back
+        // SAFETY: the target lives, and the gate longer; the shim copies the options, and reply_rc takes the reply back
         // once if the call returns 0 and never if not.
         unsafe {
             sys::oriel_nvmf_transport_add(
                 target.raw.as_ptr(),
                 kind.c_name().as_ptr(),
                 &raw,
+                gate_raw,
                 &mut unsupported,
                 Some(reply_rc),
                 ctx,
