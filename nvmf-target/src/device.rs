@@ -18,10 +18,10 @@ use oriel_engine::store::{
     BLOCK_BYTES, NodeDrive, NodeError, NodeStore, Position, ReadEnd, RealmId, SpdkDrive,
     SpdkPayload, StoreId,
 };
-use oriel_protocol::Status;
 use oriel_protocol::limits::{NAMESPACE_BLOCKS, QUIET_BLOCKS};
+use oriel_protocol::{Opcode, Status};
 use oriel_spdk::bdev::{BlockRange, IoKind};
-use oriel_spdk::device::{Device, Request};
+use oriel_spdk::device::{Device, NvmeEffect, Request};
 
 use crate::commands;
 use crate::limits::REQUESTS_MAX;
@@ -84,6 +84,16 @@ impl Device for LogDevice {
             kind,
             IoKind::Read | IoKind::Write | IoKind::Flush | IoKind::NvmeIo
         )
+    }
+
+    fn nvme_commands(&self) -> Vec<(u8, NvmeEffect)> {
+        let effect = |opcode: &Opcode| match opcode.only_looks() {
+            true => NvmeEffect::Looks,
+            false => NvmeEffect::Changes,
+        };
+        let all = Opcode::ALL.iter();
+        all.map(|opcode| (opcode.number(), effect(opcode)))
+            .collect()
     }
 
     fn channel(&self) -> Option<Rc<Serving>> {

@@ -7,11 +7,15 @@
 #include "spdk/uuid.h"
 #include "oriel.h"
 #include "io_type.h"
+#include "identity.h"
+
+#define OPCODES 256
 
 struct oriel_bdev {
 	struct spdk_bdev bdev;
 	struct oriel_bdev_ops ops;
 	void *ctx;
+	uint32_t effects[OPCODES];
 };
 
 struct channel_state {
@@ -145,6 +149,7 @@ oriel_bdev_register(const struct oriel_bdev_spec *spec, const struct oriel_bdev_
 	}
 	dev->ops = *ops;
 	dev->ctx = ctx;
+	memcpy(dev->effects, spec->effects, sizeof(dev->effects));
 	dev->bdev.ctxt = dev;
 	dev->bdev.name = strdup(spec->name);
 	dev->bdev.product_name = strdup(spec->product);
@@ -169,6 +174,18 @@ oriel_bdev_register(const struct oriel_bdev_spec *spec, const struct oriel_bdev_
 	}
 	*out = dev;
 	return 0;
+}
+
+const uint32_t *
+oriel_bdev_effects(const struct spdk_bdev *bdev)
+{
+	const struct oriel_bdev *dev;
+
+	if (bdev->module != &oriel_module) {
+		return NULL;
+	}
+	dev = bdev->ctxt;
+	return dev->effects;
 }
 
 struct unregister_call {

@@ -11,6 +11,7 @@
 #include "spdk/keyring.h"
 #endif
 #include "oriel.h"
+#include "identity.h"
 
 /* ---- target ---- */
 
@@ -19,6 +20,7 @@ oriel_nvmf_target_create(const char *name, uint32_t max_subsystems)
 {
 	struct spdk_nvmf_target_opts opts;
 
+	oriel_nvmf_answer_for_devices();
 	memset(&opts, 0, sizeof(opts));
 #if SPDK_SINCE(24, 5)
 	opts.size = sizeof(opts);

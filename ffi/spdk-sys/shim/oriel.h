@@ -165,9 +165,13 @@ struct oriel_bdev_ops {
 	/* A read has its buffer by now: the shim asks SPDK for one where the caller brought none. */
 	void (*submit)(void *ctx, void *channel, struct spdk_bdev_io *io);
 };
+/* Of an NVMe command, in the Commands Supported and Effects log. */
+enum oriel_effect { ORIEL_EFFECT_SUPPORTED = 1, ORIEL_EFFECT_CHANGES_CONTENT = 2 };
 struct oriel_bdev_spec {
 	const char *name;
 	const char *product;
+	/* By the opcodes of NVMe I/O commands: their effects. */
+	const uint32_t *effects;
 	uint64_t blocks;
 	uint32_t block_size;
 	uint32_t optimal_boundary_blocks;

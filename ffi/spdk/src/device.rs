@@ -31,8 +31,54 @@ pub trait Device: Send + Sync + 'static {
     /// Called when an SPDK thread starts to use the device. None if it cannot be used there.
     fn channel(&self) -> Option<Self::Channel>;
 
+    /// The NVMe I/O commands that it takes beside those that `supports` tells of, by opcode. An NVMe-oF target lists them in its
+    /// Commands Supported and Effects log, by which a host knows what it may let its users send.
+    fn nvme_commands(&self) -> Vec<(u8, NvmeEffect)> {
+        Vec::new()
+    }
+
     /// Takes a request on the channel's SPDK thread. It may be completed at once or later.
     fn submit(&self, channel: &Self::Channel, request: Request);
+}
+
+/// What an NVMe command does to the blocks of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NvmeEffect {
+    /// It only looks at them.
+    Looks,
+    /// It may change what is in them.
+    Changes,
+}
+
+impl NvmeEffect {
+    fn bits(self) -> u32 {
+        let changes = match self {
+            Self::Looks => 0,
+            Self::Changes => sys::ORIEL_EFFECT_CHANGES_CONTENT,
+        };
+        sys::ORIEL_EFFECT_SUPPORTED | changes
+    }
+}
+
+/// NVMe's own I/O commands that a device takes if it takes such requests.
+const NVME_COMMANDS: [(IoKind, u8, NvmeEffect); 5] = [
+    (IoKind::Flush, 0x00, NvmeEffect::Looks),
+    (IoKind::Write, 0x01, NvmeEffect::Changes),
+    (IoKind::Read, 0x02, NvmeEffect::Looks),
+    (IoKind::WriteZeroes, 0x08, NvmeEffect::Changes),
+    (IoKind::Unmap, 0x09, NvmeEffect::Changes),
+];
+
+/// By opcode, what the Commands Supported and Effects log says.
+fn effects<D: Device>(device: &D) -> [u32; 256] {
+    let own = NVME_COMMANDS.into_iter();
+    let own = own.filter(|(kind, ..)| device.supports(*kind));
+    let own = own.map(|(_, opcode, effect)| (opcode, effect));
+    let mut effects = [0; 256];
+    for (opcode, effect) in own.chain(device.nvme_commands()) {
+        effects[usize::from(opcode)] = effect.bits();
+    }
+    effects
 }
 
 /// How a device presents itself.
@@ -297,9 +343,11 @@ pub fn register<D: Device>(spec: &DeviceSpec, device: D) -> Result<Registered, R
         channel_destroy: Some(channel_destroy::<D>),
         submit: Some(submit::<D>),
     };
+    let effects = effects(&device);
     let raw_spec = sys::oriel_bdev_spec {
         name: name.as_ptr(),
         product: product.as_ptr(),
+        effects: effects.as_ptr(),
         blocks: spec.blocks,
         block_size: spec.block_size,
         optimal_boundary_blocks: spec.boundary_blocks,
@@ -312,7 +360,7 @@ pub fn register<D: Device>(spec: &DeviceSpec, device: D) -> Result<Registered, R
         is_gone: is_gone.clone(),
     }));
     let mut out = std::ptr::null_mut();
-    // SAFETY: the shim copies names and table; `ctx` lives until destruct::<D> takes it back.
+    // SAFETY: the shim copies names and tables; `ctx` lives until destruct::<D> takes it back.
     let rc = unsafe { sys::oriel_bdev_register(&raw_spec, &ops, ctx.cast(), &mut out) };
     let Some(raw) = NonNull::new(out).filter(|_| rc == 0) else {
         // SAFETY: the shim calls nothing of a device that it did not register.

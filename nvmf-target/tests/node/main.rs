@@ -10,6 +10,7 @@ mod crowd;
 mod ends;
 mod host;
 mod hostile;
+mod identity;
 mod large;
 mod malformed;
 mod realms;

@@ -239,6 +239,29 @@ impl Wire {
         }
     }
 
+    /// What a command reads, which may be up to so many bytes; or how it ends where it fails.
+    pub(crate) fn read(&mut self, sqe: Sqe, bytes: u32) -> Result<Vec<u8>, (u8, u8)> {
+        self.say(&sqe.capsule(1, Data::Later(bytes)));
+        let mut read = Vec::new();
+        loop {
+            let answer = self.hear().expect("the connection lasts");
+            let is_last = match answer.kind {
+                // Its header has 24 bytes, and the data are in order.
+                C2H_DATA => {
+                    assert_eq!(answer.dword(4) as usize, read.len(), "data out of order");
+                    read.extend_from_slice(&answer.rest[16..]);
+                    answer.flags & 8 != 0
+                }
+                RESPONSE if answer.completion().0 != (0, 0) => return Err(answer.completion().0),
+                RESPONSE => true,
+                kind => panic!("a PDU of type {kind}"),
+            };
+            if is_last {
+                return Ok(read);
+            }
+        }
+    }
+
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
