@@ -13,6 +13,8 @@ RECIPE_SHA256=71c0795fa0d6312ec7b57dee4031559b7e62e086a78e6ae1ad8549e0b351e28f
 # x86-64-v3 (AVX2) runs on every machine of the last decade and in the lab's emulated CPU; `native` would not.
 RECIPE_CONFIGURE="--target-arch=x86-64-v3 --disable-tests --disable-unit-tests --with-rdma --with-uring
     --without-vhost --without-virtio"
+# Which mends are in: ffi/spdk-sys/build.rs takes a tree with others for one that was not mended.
+RECIPE_MENDS=2
 RECIPE_DRIVERS="bus bus/pci bus/vdev mempool mempool/ring
     net net/af_packet net/memif net/ring net/tap net/virtio"
 
@@ -43,7 +45,7 @@ recipe_unpack() {
 }
 
 # recipe_mend DIR
-# Two faults of v20.07 that make a drive unusable, and two by which one host ends or stops the others. `.mended` tells our
+# Two faults of v20.07 that make a drive unusable, and four by which one host ends or stops the others. `.mended` tells our
 # build scripts that they are gone.
 recipe_mend() {
     # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has them
@@ -66,7 +68,62 @@ recipe_mend() {
         sed -i 's|STAILQ_REMOVE_HEAD(&group->pending_buf_queue, buf_link);|STAILQ_REMOVE(\&group->pending_buf_queue, \&tcp_req->req, spdk_nvmf_request, buf_link);|' \
             "$1/lib/nvmf/tcp.c" &&
         [ "$(grep -c 'STAILQ_REMOVE(&group->pending_buf_queue, &tcp_req->req, ' "$1/lib/nvmf/tcp.c")" = 3 ] &&
-        touch "$1/.mended"
+        # Half of a transport's buffers could lie in the cache of each core, where no other core gets them.
+        sed -i '/data_buf_pool = spdk_mempool_create(/,/;$/s/SPDK_MEMPOOL_DEFAULT_CACHE_SIZE/0/' "$1/lib/nvmf/transport.c" &&
+        [ "$(grep -c 'SPDK_MEMPOOL_DEFAULT_CACHE_SIZE' "$1/lib/nvmf/transport.c")" = 0 ] &&
+        recipe_mend_buffers "$1/lib/nvmf/tcp.c" &&
+        echo "$RECIPE_MENDS" >"$1/.mended"
+}
+
+# recipe_mend_buffers FILE
+# A host that asked for much and then took nothing, or wrote much and never sent it, had all buffers of the transport, and the
+# other hosts got none. Now a queue pair gets the next one only while it has no more than a quarter of what is left, or one; behind
+# one that has to wait, the others go on in their order. What a queue pair's host asks for meanwhile stays in the socket, unless
+# data are due that come behind it. What is left is counted once for each turn of a poll group.
+recipe_mend_buffers() {
+    sed -i '
+/^\tTAILQ_HEAD(, spdk_nvmf_tcp_qpair)\tawait_req;$/a\
+\tint\t\t\t\t\tbuffers_left;
+/^static bool nvmf_tcp_req_process(/i\
+static struct spdk_nvmf_request *\
+nvmf_tcp_next_for_buffer(struct spdk_nvmf_transport_poll_group *group)\
+{\
+\tstruct spdk_nvmf_tcp_poll_group *tgroup = SPDK_CONTAINEROF(group, struct spdk_nvmf_tcp_poll_group, group);\
+\tstruct spdk_nvmf_request *req;\
+\
+\tSTAILQ_FOREACH(req, &group->pending_buf_queue, buf_link) {\
+\t\tstruct spdk_nvmf_tcp_qpair *tqpair = SPDK_CONTAINEROF(req->qpair, struct spdk_nvmf_tcp_qpair, qpair);\
+\t\tint has = tqpair->resource_count - tqpair->state_cntr[TCP_REQUEST_STATE_FREE] -\
+\t\t\t  tqpair->state_cntr[TCP_REQUEST_STATE_NEED_BUFFER];\
+\
+\t\tif (has > 1 \&\& tgroup->buffers_left < 0) {\
+\t\t\ttgroup->buffers_left = spdk_mempool_count(group->transport->data_buf_pool) + group->buf_cache_count;\
+\t\t}\
+\t\tif (has <= 1 || has * 4 <= tgroup->buffers_left) {\
+\t\t\treturn req;\
+\t\t}\
+\t}\
+\treturn NULL;\
+}\
+
+s/(&tcp_req->req != STAILQ_FIRST(&group->pending_buf_queue))/(\&tcp_req->req != nvmf_tcp_next_for_buffer(group))/
+/^\t\t\t\/\* If data is transferring from host to controller, we need to do a transfer from the host. \*\/$/i\
+\t\t\tif (tcp_req->req.data_from_pool \&\& tqpair->group->buffers_left > 0) {\
+\t\t\t\ttqpair->group->buffers_left--;\
+\t\t\t}
+s/^\tstruct spdk_nvmf_request \*req, \*req_tmp;$/\tstruct spdk_nvmf_request *req;/
+s/^\tSTAILQ_FOREACH_SAFE(req, &group->pending_buf_queue, buf_link, req_tmp) {$/\ttgroup->buffers_left = -1;\
+\twhile ((req = nvmf_tcp_next_for_buffer(group)) != NULL) {/
+/^\t\tprev_state = tqpair->recv_state;$/a\
+\t\tif (prev_state == NVME_TCP_PDU_RECV_STATE_AWAIT_PDU_READY \&\&\
+\t\t    tqpair->state_cntr[TCP_REQUEST_STATE_NEED_BUFFER] > 0 \&\&\
+\t\t    tqpair->state_cntr[TCP_REQUEST_STATE_AWAITING_R2T_ACK] == 0 \&\&\
+\t\t    tqpair->state_cntr[TCP_REQUEST_STATE_TRANSFERRING_HOST_TO_CONTROLLER] == 0) {\
+\t\t\treturn NVME_TCP_PDU_IN_PROGRESS;\
+\t\t}
+' "$1" &&
+        [ "$(grep -c 'nvmf_tcp_next_for_buffer(' "$1")" = 3 ] && [ "$(grep -c 'buffers_left' "$1")" = 7 ] &&
+        [ "$(grep -c 'state_cntr\[TCP_REQUEST_STATE_NEED_BUFFER\] > 0 &&' "$1")" = 1 ] && ! grep -q 'req, buf_link, req_tmp' "$1"
 }
 
 # recipe_configure DIR

@@ -8,6 +8,7 @@
 //! DPDK that SPDK itself needs is linked here; `oriel-dpdk-sys` adds the poll-mode drivers.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
@@ -79,6 +80,9 @@ const SYSTEM_LIBS: &[&str] = &[
     "ibverbs", "rdmacm", "uring", "uuid", "ssl", "crypto", "numa", "aio", "rt", "m", "dl",
     "pthread",
 ];
+
+/// What stands in `.mended` of a tree with all mends of scripts/spdk-20.07.sh: its `RECIPE_MENDS`.
+const MENDS: &str = "2";
 
 struct Spdk {
     /// Where it was found, for messages.
@@ -177,7 +181,7 @@ fn build_tree(dir: &Path) -> Option<Spdk> {
         lib_dirs,
         dpdk_include: Some(dpdk.join("include")),
         dpdk_lib: Some(dpdk.join("lib")),
-        mended: dir.join(".mended").exists(),
+        mended: fs::read_to_string(dir.join(".mended")).is_ok_and(|mends| mends.trim() == MENDS),
     })
 }
 

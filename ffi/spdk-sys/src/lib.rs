@@ -19,5 +19,5 @@ include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 /// The release of SPDK that this program is built against, as `"20.07"`.
 pub const SPDK_RELEASE: &str = env!("ORIEL_SPDK_RELEASE");
 
-/// Whether scripts/bootstrap built it, which mends two faults of v20.07.
+/// Whether the scripts/bootstrap of today built it, which mends faults of v20.07.
 pub const SPDK_MENDED: bool = cfg!(spdk_mended);
