@@ -18,6 +18,14 @@ pub const PUTS_MAX: usize = 256;
 /// whose host is gone takes room as long as that.
 pub const PUT_TIME: Duration = Duration::from_secs(300);
 
+/// How long a host may take nothing of what waits for it, or give no sign of life, before its connection ends: until then it keeps
+/// buffers that others want. Twice as long as Linux's own hosts wait for a node that is silent.
+pub const HOST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is on its way to one connection's host by TCP at most, before the others have their turn. One connection is no faster than
+/// that in a round trip: 2 GB/s at 60 us.
+pub const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
 /// The data of one command at most, READs and WRITEs included.
 ///
 /// SPDK before v24.01 hands a device a vendor command's data as one buffer also where they lie in several, so this is the

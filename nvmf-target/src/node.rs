@@ -1,5 +1,6 @@
 //! A target that serves a store's realms.
 
+mod gone;
 mod hosts;
 mod realms;
 
@@ -14,13 +15,13 @@ use oriel_engine::store::{NodeStore, RealmId, RealmOptions, SpdkDrive, StoreId};
 use oriel_spdk::Subsystems;
 use oriel_spdk::device::Registered;
 use oriel_spdk::nvmf::{
-    Address, Connections, Nqn, PollGroup, PollGroupError, PollGroupStat, Running, Subsystem,
-    SubsystemSpec, Target, TargetOptions, TransportOptions,
+    Address, Connections, Nqn, PollGroup, PollGroupError, PollGroupStat, Running, Specific,
+    Subsystem, SubsystemSpec, Target, TargetOptions, TcpOptions, TransportOptions,
 };
 
 use crate::error::{StartError, StopError};
 use crate::hosts::Hosts;
-use crate::limits::{IO_BYTES_MAX, REFUSED_LOOK, REFUSED_REST};
+use crate::limits::{HOST_PATIENCE, IO_BYTES_MAX, REFUSED_LOOK, REFUSED_REST, SEND_BUFFER_BYTES};
 use crate::puts::{self, Puts};
 pub use hosts::HostsError;
 use hosts::Keys;
@@ -46,7 +47,8 @@ pub struct NodeSpec {
     pub store: StoreId,
     /// The realms, which the store knows. Others can be [added](Node::add_realm) later.
     pub realms: Vec<Realm>,
-    /// How hosts reach it. Sizes of transfers and buffers are set by [`Node::start`].
+    /// How hosts reach it. Sizes of transfers and buffers are set by [`Node::start`], and the limits of connections by TCP
+    /// where they are left out.
     pub transports: Vec<TransportOptions>,
     /// Where it listens, for all realms.
     pub listeners: Vec<Address>,
@@ -119,8 +121,8 @@ pub struct Node {
     clock: Clock,
     spec: NodeSpec,
     puts: Arc<Puts>,
-    /// Gives up puts by parts of which nothing is heard; tells of connections that were refused.
-    watches: [JoinHandle<()>; 2],
+    /// Give up what nothing is heard of, puts by parts and connections; tell of connections that were refused.
+    watches: Vec<JoinHandle<()>>,
 }
 
 /// A realm that hosts can connect to.
@@ -222,7 +224,7 @@ impl Node {
     }
 }
 
-type Built = (Subsystem<Running>, Vec<Served>, [JoinHandle<()>; 2]);
+type Built = (Subsystem<Running>, Vec<Served>, Vec<JoinHandle<()>>);
 
 async fn build(
     parts: &mut Parts,
@@ -232,11 +234,23 @@ async fn build(
     keys: &Keys,
     puts: &Arc<Puts>,
 ) -> Result<Built, StartError> {
+    let mut patience = HOST_PATIENCE;
     for transport in &spec.transports {
+        if let Specific::Tcp(tcp) = &transport.specific {
+            patience = tcp.host_patience.unwrap_or(HOST_PATIENCE);
+        }
         let sized = TransportOptions {
             io_bytes_max: Some(IO_BYTES_MAX),
             // One buffer for each command: see the limit.
             io_unit_bytes: Some(IO_BYTES_MAX),
+            specific: match &transport.specific {
+                Specific::Tcp(tcp) => Specific::Tcp(TcpOptions {
+                    host_patience: Some(patience),
+                    send_buffer_bytes: tcp.send_buffer_bytes.or(Some(SEND_BUFFER_BYTES)),
+                    ..tcp.clone()
+                }),
+                Specific::Rdma(rdma) => Specific::Rdma(rdma.clone()),
+            },
             ..transport.clone()
         };
         parts.target.add_transport(&sized).await?;
@@ -264,7 +278,9 @@ async fn build(
     let puts = puts::watch(puts, clock).map_err(|_| StartError::Tasks)?;
     let refused = tell_of_refused(parts.target.connections());
     let refused = refused.map_err(|_| StartError::Tasks)?;
-    Ok((discovery.start().await?, running, [puts, refused]))
+    let gone = gone::watch(patience)?;
+    let watches = [puts, refused].into_iter().chain(gone).collect();
+    Ok((discovery.start().await?, running, watches))
 }
 
 /// Has the log say now and then that connections were refused, if any were.

@@ -149,6 +149,11 @@ struct oriel_nvmf_stat {
 	uint32_t io_qpairs;
 	uint64_t pending_bdev_io;
 };
+/* Whether this release may keep a connection whose host is gone: since v23.05, where it went in the middle of a PDU. */
+bool oriel_nvmf_keeps_gone(void);
+/* Ends the group's connections by TCP of whose hosts' addresses is_gone says so. On the group's thread. */
+void oriel_nvmf_end_gone(struct spdk_nvmf_poll_group *group,
+			 bool (*is_gone)(void *ctx, const char *host, const char *port), void *ctx);
 /* True if *out was filled. Else the numbers went to `text` as JSON, in pieces. */
 bool oriel_nvmf_poll_group_stat(struct spdk_nvmf_tgt *tgt, struct spdk_nvmf_poll_group *group,
 				struct oriel_nvmf_stat *out, void (*text)(void *ctx, const char *piece, size_t len),

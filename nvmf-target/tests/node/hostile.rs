@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use oriel_client::blob::Put;
-use oriel_client::{Controller, Options, block_on};
+use oriel_client::{Controller, Namespace, Options, block_on};
 use oriel_protocol::{KeyKind, Status};
 
 use crate::host::{blob, commit, content, failed_at, key, read, reserve, write};
@@ -107,10 +107,13 @@ fn hosts_that_vanish_in_the_middle_of_a_write_leave_nothing_behind() {
         return;
     }
     let _turn = turn();
-    let node = NodeProcess::start();
+    let node = NodeProcess::start_impatient(Duration::from_secs(5));
     let friend = Friend::start(&node);
     let good = node.connect(CLOSED);
     let raw = namespace(&good);
+    let before = node.sockets();
+    // Some say no more, but do not go.
+    let mut silent = Vec::new();
     let bytes = content(1, 32 * BLOCK);
     let window = reserve(&raw, bytes.len() as u64).unwrap();
     let position = window.position;
@@ -131,15 +134,24 @@ fn hosts_that_vanish_in_the_middle_of_a_write_leave_nothing_behind() {
             // The queue goes, then its controller; or the other way round; or both in order.
             0 => drop((wire, admin)),
             1 => drop((admin, wire)),
-            _ => {
+            _ if !oriel_spdk::nvmf::keeps_gone() => {
                 wire.hang_up();
                 admin.hang_up();
+            }
+            _ => {
+                wire.ends_saying();
+                admin.vanish();
+                silent.push(wire);
             }
         }
         if round % 16 == 0 {
             friend.goes_on();
         }
     }
+    while node.sockets() > before {
+        friend.goes_on();
+    }
+    drop(silent);
     // Nothing was written, and nothing is being written.
     let record = blob(9, bytes.len(), None);
     while failed_at(commit(&raw, &[(record, position)])).0 == Status::BeingWritten {}
@@ -149,6 +161,111 @@ fn hosts_that_vanish_in_the_middle_of_a_write_leave_nothing_behind() {
     assert_eq!(commit(&raw, &[(record, position)]).unwrap(), 1);
     assert!(read(&raw, position.0, 32).unwrap() == bytes);
     friend.end();
+    drop(raw);
+    good.close();
+    node.end();
+}
+
+/// Several times as many as the target has buffers are asked for, and none is used, until others have had theirs: three hosts take
+/// nothing of what they read, three send nothing of what they write.
+#[test]
+fn hosts_that_do_nothing_leave_buffers_to_others() {
+    const COMMANDS: u16 = 120;
+    if is_skipped_or_fragile() {
+        return;
+    }
+    if oriel_spdk::SPDK_RELEASE != "20.07" {
+        eprintln!("skipped: SPDK after v20.07 gives such hosts all buffers until they are cut off");
+        return;
+    }
+    let _turn = turn();
+    let node = NodeProcess::start();
+    let friend = Friend::start(&node);
+    let good = node.connect(CLOSED);
+    let raw = namespace(&good);
+    let bytes = content(1, 32 * BLOCK);
+    let position = put_window(&raw, &bytes);
+    let whole = Data::Later(bytes.len() as u32);
+    let ask = |opcode, block| {
+        let (mut wire, admin) = Wire::queue_of(127, node.address, BAD, HOST);
+        wire.holds_little();
+        let command = Sqe::blocks(opcode, block, 32);
+        (1..=COMMANDS).for_each(|cid| wire.say(&command.capsule(cid, whole)));
+        friend.goes_on();
+        (wire, admin)
+    };
+    let mut readers = [(); 3].map(|()| ask(2, position));
+    // Nowhere, which nobody finds out before the data are there.
+    let mut writers = [(); 3].map(|()| ask(1, 1 << 40));
+    for _ in 0..50 {
+        friend.goes_on();
+    }
+    // New ones are let in, and have what they ask for.
+    assert!(read(&raw, position, 32).unwrap() == bytes);
+    node.connect(CLOSED).close();
+    // Some go on after all, and miss nothing; others never do.
+    for (wire, _admin) in &mut readers[..2] {
+        (0..COMMANDS).for_each(|_| assert_eq!(wire.end(), Some(((0, 0), 0))));
+    }
+    for (wire, _admin) in &mut writers[..2] {
+        (0..COMMANDS).for_each(|_| assert_ne!(wire.end().unwrap().0, (0, 0)));
+    }
+    drop((readers, writers));
+    friend.end();
+    assert!(read(&raw, position, 32).unwrap() == bytes);
+    drop(raw);
+    good.close();
+    node.end();
+}
+
+/// A committed window with these bytes.
+fn put_window(raw: &Namespace, bytes: &[u8]) -> u64 {
+    let position = reserve(raw, bytes.len() as u64).unwrap().position;
+    write(raw, position.0, bytes.to_vec()).unwrap();
+    let record = blob(8, bytes.len(), None);
+    assert_eq!(commit(raw, &[(record, position)]).unwrap(), 1);
+    position.0
+}
+
+/// Their keep-alives would go on, so nothing else ends them.
+#[test]
+fn hosts_that_take_nothing_are_cut_off() {
+    const READS: u16 = 60;
+    if is_skipped() {
+        return;
+    }
+    let _turn = turn();
+    let node = NodeProcess::start_impatient(Duration::from_secs(1));
+    let friend = Friend::start(&node);
+    let good = node.connect(CLOSED);
+    let raw = namespace(&good);
+    let bytes = content(1, 32 * BLOCK);
+    let position = put_window(&raw, &bytes);
+    let before = node.sockets();
+    let mut stuck = [(); 3].map(|()| {
+        let (mut wire, admin) = Wire::queue_of(127, node.address, BAD, HOST);
+        wire.holds_little();
+        let whole = Data::Later(bytes.len() as u32);
+        let command = Sqe::blocks(2, position, 32);
+        (1..=READS).for_each(|cid| wire.say(&command.capsule(cid, whole)));
+        (wire, admin)
+    });
+    // Their admin queues, of which there is nothing to take, stay.
+    while node.sockets() > before + stuck.len() {
+        friend.goes_on();
+    }
+    for (wire, admin) in &mut stuck {
+        let mut answers = 0;
+        while wire.end().is_some() {
+            answers += 1;
+        }
+        assert!(answers < READS, "{answers}");
+        let identify = Sqe::new(6, 0).dword(10, 1);
+        assert_eq!(admin.command(identify, Data::Later(4096)).0, (0, 0));
+    }
+    drop(stuck);
+    friend.end();
+    assert!(read(&raw, position, 32).unwrap() == bytes);
     drop(raw);
     good.close();
     node.end();

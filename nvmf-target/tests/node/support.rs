@@ -97,6 +97,8 @@ impl Setup {
         breaks: false,
         connections_max: None,
         put_time: oriel_nvmf_target::limits::PUT_TIME,
+        // Longer than any test takes.
+        host_patience: Duration::from_secs(600),
     };
 }
 
@@ -110,6 +112,8 @@ struct Setup {
     connections_max: Option<u32>,
     /// How long a put by parts lasts without a command.
     put_time: Duration,
+    /// How long a host may take nothing.
+    host_patience: Duration,
 }
 
 impl NodeProcess {
@@ -143,6 +147,14 @@ impl NodeProcess {
         })
     }
 
+    /// The same; hosts that take nothing for so long are cut off.
+    pub(crate) fn start_impatient(host_patience: Duration) -> Self {
+        Self::start_as(Setup {
+            host_patience,
+            ..Setup::PLAIN
+        })
+    }
+
     fn start_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         for drive in &DRIVES[..setup.drives] {
@@ -160,8 +172,9 @@ impl NodeProcess {
         let Setup { drives, breaks, .. } = setup;
         let millis = setup.put_time.as_millis();
         let most = setup.connections_max.unwrap_or_default();
+        let patience = setup.host_patience.as_millis();
         let how = format!(
-            "{port} {drives} {breaks} {most} {millis} {}",
+            "{port} {drives} {breaks} {most} {millis} {patience} {}",
             path.display()
         );
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -236,6 +249,14 @@ impl NodeProcess {
         let setup = self.setup;
         drop(self);
         Self::start_at(address, directory, setup)
+    }
+
+    /// How many sockets it has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
+        let of = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        of.filter(|what| what.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+            .count()
     }
 
     pub(crate) fn options(&self, realm: &str) -> Options {
@@ -323,15 +344,17 @@ pub(crate) fn node_main() {
         .with_writer(std::io::stderr)
         .init();
     let how = std::env::var(HOW).expect("the test that starts this says how");
-    let mut how = how.splitn(6, ' ');
+    let mut how = how.splitn(7, ' ');
     let mut next = || how.next().unwrap();
     let (port, drives, breaks) = (next(), next(), next());
-    let (most, put_time, directory) = (next(), next(), next());
+    let (most, put_time, patience, directory) = (next(), next(), next(), next());
+    let millis = |text: &str| Duration::from_millis(text.parse().unwrap());
     let setup = Setup {
         drives: drives.parse().unwrap(),
         breaks: breaks.parse().unwrap(),
         connections_max: Some(most.parse().unwrap()).filter(|most| *most > 0),
-        put_time: Duration::from_millis(put_time.parse().unwrap()),
+        put_time: millis(put_time),
+        host_patience: millis(patience),
     };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().unwrap()));
     let directory = PathBuf::from(directory);
@@ -421,7 +444,10 @@ async fn serve(
         transports: vec![TransportOptions {
             shared_buffers: Some(128),
             buffer_cache: Some(16),
-            ..TransportOptions::tcp(TcpOptions::default())
+            ..TransportOptions::tcp(TcpOptions {
+                host_patience: Some(setup.host_patience),
+                ..TcpOptions::default()
+            })
         }],
         listeners: vec![Address::tcp(address)],
         connections_max: setup.connections_max,

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 
 /// Longer than anything takes on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -187,9 +187,19 @@ impl Wire {
 
     /// An I/O queue, and the admin queue that it lives by.
     pub(crate) fn queue(address: SocketAddr, subsystem: &str, host: &str) -> (Self, Self) {
+        Self::queue_of(31, address, subsystem, host)
+    }
+
+    /// The same with room for so many commands.
+    pub(crate) fn queue_of(
+        size: u16,
+        address: SocketAddr,
+        subsystem: &str,
+        host: &str,
+    ) -> (Self, Self) {
         let (admin, controller) = Self::admin(address, subsystem, host);
         let mut wire = Self::open(address);
-        let connected = wire.connect(1, 31, controller, subsystem, host);
+        let connected = wire.connect(1, size, controller, subsystem, host);
         assert_eq!(connected.0, (0, 0));
         (wire, admin)
     }
@@ -291,6 +301,16 @@ impl Wire {
         }
     }
 
+    /// From now on little of what it does not listen to fits on the way.
+    pub(crate) fn holds_little(&self) {
+        set_socket_recv_buffer_size(&self.stream, 1 << 16).unwrap();
+    }
+
+    /// Says that no more comes.
+    pub(crate) fn ends_saying(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
     /// Goes without a word: the target is told that there is nobody any more, and no port is kept for what may still come.
     pub(crate) fn vanish(self) {
         set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
@@ -299,6 +319,7 @@ impl Wire {
     /// Says that no more comes, waits until the target has answered something or hung up, and goes. An end in order would
     /// not do: what a target has found wrong it may leave unread, and not look behind it for half a minute.
     pub(crate) fn hang_up(mut self) {
+        // It may have been hung up on already.
         let _ = self.stream.shutdown(Shutdown::Write);
         loop {
             match self.stream.read(&mut [0; 4096]) {

@@ -10,7 +10,9 @@ use oriel_spdk_sys as sys;
 
 use super::TargetInner;
 use super::address::{Address, ListenError, UnlistenError};
+use super::sockets;
 use super::subsystem::{Inner, Quiet, Subsystem};
+use super::transport::TransportKind;
 use crate::oneshot::{oneshot, reply_rc};
 
 impl Inner {
@@ -33,7 +35,18 @@ impl Inner {
         if rc != 0 {
             return Err(address.refused(rc));
         }
-        *target.listeners.borrow_mut().entry(address).or_default() += 1;
+        let is_first = {
+            let mut listeners = target.listeners.borrow_mut();
+            let count = listeners.entry(address).or_default();
+            *count += 1;
+            *count == 1
+        };
+        if is_first
+            && address.transport == TransportKind::Tcp
+            && let Err(error) = sockets::limit(address.socket, target.sockets.get())
+        {
+            tracing::warn!(%address, %error, "connections have no limits that keep their hosts from slowing others");
+        }
         let (reply, added) = oneshot::<c_int>();
         // SAFETY: as above; the subsystem is quiet (the caller's type), and reply_rc takes the reply
         // back once.

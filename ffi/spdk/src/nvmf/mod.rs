@@ -6,7 +6,7 @@
 //!    ├─ Subsystem<State>         a name with namespaces, hosts, addresses     subsystem.rs
 //!    │   ├─ namespaces           block devices                                namespace.rs
 //!    │   ├─ hosts                who may connect                              host.rs
-//!    │   └─ listeners            where                                        listener.rs, address.rs
+//!    │   └─ listeners            where                                        listener.rs, address.rs, sockets.rs
 //!    └─ PollGroups ─► PollGroup  one on each thread that serves connections   poll_group.rs
 //! ```
 //!
@@ -34,6 +34,7 @@ mod listener;
 mod namespace;
 mod nqn;
 mod poll_group;
+mod sockets;
 mod subsystem;
 mod transport;
 
@@ -55,6 +56,7 @@ pub use host::{DhChap, HostError, has_dh_chap, has_disconnect};
 pub use namespace::{NamespaceError, NamespaceEvent, NamespaceOptions, Nsid, RemoveNamespaceError};
 pub use nqn::{DISCOVERY_NQN, Nqn, NqnError};
 pub use poll_group::{PollGroup, PollGroupError, PollGroupStat, PollGroups};
+pub use sockets::{Peers, keeps_gone};
 pub use subsystem::{
     CreateSubsystemError, Paused, Quiet, Running, StateError, Stopped, Subsystem, SubsystemSpec,
 };
@@ -140,6 +142,8 @@ pub(crate) struct TargetInner {
     connections: Arc<Connections>,
     /// One for each transport, also for those that were not added in the end.
     gates: RefCell<Vec<ManuallyDrop<Gate>>>,
+    /// Of NVMe/TCP.
+    sockets: Cell<sockets::Limits>,
     subsystems: RefCell<Vec<Rc<Inner>>>,
     /// How many subsystems listen at an address: SPDK counts the same way.
     listeners: RefCell<HashMap<Address, usize>>,
@@ -214,6 +218,7 @@ impl Target {
             transports: RefCell::default(),
             connections: Arc::new(Connections::new(options.connections_max)),
             gates: RefCell::default(),
+            sockets: Cell::default(),
             subsystems: RefCell::default(),
             listeners: RefCell::default(),
             open: Cell::new(true),

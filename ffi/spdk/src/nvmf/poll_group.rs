@@ -10,7 +10,9 @@
 //! ends it on its own thread, which must be polled until [`PollGroup::is_closed`]. It cannot leave
 //! earlier, because SPDK v20.07 keeps a pointer to the group whose turn is next.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +22,7 @@ use oriel_spdk_sys as sys;
 use serde_json::Value;
 use thiserror::Error;
 
+use super::sockets::{Peer, Peers};
 use crate::oneshot::{oneshot, reply_unit, yield_now};
 use crate::thread::Home;
 
@@ -136,6 +139,7 @@ impl PollGroups {
         Ok(PollGroup {
             entry,
             target: self.shared.target,
+            missing: RefCell::default(),
             _on_one_thread: PhantomData,
         })
     }
@@ -150,6 +154,8 @@ impl PollGroups {
 pub struct PollGroup {
     entry: Arc<Entry>,
     target: NonNull<sys::spdk_nvmf_tgt>,
+    /// Hosts of connections that were not connected at the last look.
+    missing: RefCell<HashSet<Peer>>,
     _on_one_thread: PhantomData<*mut ()>,
 }
 
@@ -160,7 +166,59 @@ extern "C" fn take_piece(ctx: *mut c_void, piece: *const c_char, len: usize) {
     unsafe { &mut *ctx.cast::<Vec<u8>>() }.extend_from_slice(piece);
 }
 
+/// What is known when a group looks for those that are gone.
+struct Look<'a> {
+    there: &'a Peers,
+    missing_before: &'a HashSet<Peer>,
+    missing: HashSet<Peer>,
+}
+
+extern "C" fn is_gone(ctx: *mut c_void, host: *const c_char, port: *const c_char) -> bool {
+    // SAFETY: `ctx` is the Look that end_gone() lends for the call that calls this.
+    let look = unsafe { &mut *ctx.cast::<Look<'_>>() };
+    // SAFETY: the shim passes a string that lives during the call.
+    let host = unsafe { CStr::from_ptr(host) };
+    // SAFETY: as above.
+    let port = unsafe { CStr::from_ptr(port) };
+    let peer = (|| {
+        Some((
+            host.to_str().ok()?.parse().ok()?,
+            port.to_str().ok()?.parse().ok()?,
+        ))
+    })();
+    // What is no address is nobody's connection.
+    let Some(peer) = peer else { return false };
+    if look.there.contains(&peer) {
+        return false;
+    }
+    look.missing.insert(peer);
+    look.missing_before.contains(&peer)
+}
+
 impl PollGroup {
+    /// Ends connections by TCP whose hosts were gone already at the look before this one: one may have come since `there` was
+    /// looked up. Nothing happens where [`keeps_gone`](super::keeps_gone) says that SPDK does so.
+    pub fn end_gone(&self, there: &Peers) {
+        if self.is_closed() {
+            return;
+        }
+        let missing_before = self.missing.take();
+        let mut look = Look {
+            there,
+            missing_before: &missing_before,
+            missing: HashSet::new(),
+        };
+        // SAFETY: the group lives while it is not closed, and this is its thread (not Send); is_gone fits the Look.
+        unsafe {
+            sys::oriel_nvmf_end_gone(
+                self.entry.group.as_ptr(),
+                Some(is_gone),
+                (&raw mut look).cast(),
+            )
+        };
+        self.missing.replace(look.missing);
+    }
+
     /// Whether the target has ended the group, so that its thread need not be polled for it.
     pub fn is_closed(&self) -> bool {
         self.entry.closed.load(Ordering::Acquire)

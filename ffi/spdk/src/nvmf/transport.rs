@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::TargetInner;
 use super::connections::Gate;
+use super::sockets::Limits;
 use crate::oneshot::{Reply, oneshot, reply_rc};
 use crate::{SPDK_RELEASE, env};
 
@@ -52,6 +53,13 @@ pub struct TcpOptions {
     pub socket_priority: Option<u32>,
     /// Requests kept for control messages of each queue pair. From v21.01.
     pub control_messages: Option<u16>,
+    /// How long a host may take nothing of what waits for it, or give no sign of life, before its connection ends. If left
+    /// out, one that takes nothing keeps its connection, and its buffers, for ever. Counts for addresses at which nobody of the target
+    /// listens yet.
+    pub host_patience: Option<Duration>,
+    /// What of a connection's data is on its way at most. It is also what one turn of a poll group gives to one host while the others wait.
+    /// Counts as the patience does.
+    pub send_buffer_bytes: Option<u32>,
 }
 
 /// What only NVMe/RDMA has.
@@ -330,6 +338,12 @@ pub(super) async fn add(
     match added.await {
         0 => {
             target.transports.borrow_mut().push(kind);
+            if let Specific::Tcp(tcp) = &options.specific {
+                target.sockets.set(Limits {
+                    patience: tcp.host_patience,
+                    send_buffer: tcp.send_buffer_bytes,
+                });
+            }
             Ok(())
         }
         rc => Err(TransportError::Refused {
