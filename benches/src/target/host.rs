@@ -23,6 +23,8 @@ use crate::out::say;
 
 /// Before anything counts.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// At most, before it is looked again what is due.
+const NAP: Duration = Duration::from_micros(50);
 const MEMORY_MIB: u32 = 512;
 const BLOCK: u64 = oriel_protocol::limits::BLOCK_BYTES;
 /// An hour, in nanoseconds.
@@ -54,18 +56,36 @@ struct Counts {
     start: Instant,
     end: Instant,
     bytes: u64,
+    /// From when, and how long from one to the next.
+    pace: Option<(Instant, Duration)>,
     latencies: RefCell<Histogram<u64>>,
 }
 
 impl Counts {
     fn new(plan: &Plan) -> Result<Rc<Self>, TargetError> {
-        let start = Instant::now() + WARM_UP;
+        let now = Instant::now();
+        let start = now + WARM_UP;
+        let pace = plan
+            .pace
+            .map(|pace| (now, Duration::from_secs_f64(pace.recip())));
         Ok(Rc::new(Self {
             start,
+            pace,
             end: start + Duration::from_secs(plan.seconds.into()),
             bytes: plan.bytes,
             latencies: RefCell::new(Histogram::new_with_max(LONGEST_NS, 3).map_err(failed)?),
         }))
+    }
+
+    /// Waits until the next one may be asked for by one of `depth` who work together.
+    async fn due(&self, number: u32, (worker, depth): (u32, u32)) {
+        let Some((from, each)) = self.pace else {
+            return;
+        };
+        let due = from + each * (number * depth + worker);
+        while Instant::now() < due.min(self.end) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Counts one that began at `from` and has ended; false when time is up.
@@ -120,7 +140,7 @@ fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
             Initiator::Threaded => Controller::connect(options).map_err(failed)?,
             _ => {
                 let (connecting, poller) = Controller::connect_polled(options).map_err(failed)?;
-                tokio::task::spawn_local(poll(poller));
+                tokio::task::spawn_local(poll(poller, plan.pace.is_some()));
                 connecting
             }
         };
@@ -149,9 +169,14 @@ fn without_spdk(core: u32, plan: Plan) -> Result<Speed, TargetError> {
     LocalSet::new().block_on(&runtime, work)
 }
 
-/// Polls without a pause, as SPDK does.
-async fn poll(mut poller: Poller) {
-    while poller.poll() != Turn::Over {
+/// Polls without a pause, as SPDK does, or leaves the core to others while there is nothing to do.
+async fn poll(mut poller: Poller, sleeps: bool) {
+    loop {
+        match poller.poll() {
+            Turn::Over => return,
+            Turn::Idle if sleeps => poller.park(NAP),
+            _ => {}
+        }
         tokio::task::yield_now().await;
     }
 }
@@ -159,16 +184,19 @@ async fn poll(mut poller: Poller) {
 /// Does one thing with the same memory again and again, until time is up.
 async fn again(
     counts: &Counts,
+    who: (u32, u32),
     mut memory: Vec<u8>,
     mut one: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, TargetError>,
 ) -> Result<(), TargetError> {
-    loop {
+    for number in 0.. {
+        counts.due(number, who).await;
         let from = Instant::now();
         memory = one(memory).await?;
         if !counts.count(from) {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 async fn read(
@@ -179,7 +207,7 @@ async fn read(
 ) -> Result<(), TargetError> {
     let mut numbers = numbers(plan, worker);
     let memory = vec![0; plan.bytes as usize];
-    again(counts, memory, async |memory| {
+    again(counts, (worker, plan.depth), memory, async |memory| {
         let place = plan.places[numbers.below(plan.places.len() as u64) as usize];
         let (memory, result) = namespace.read(place, memory).await;
         result.map_err(failed)?;
@@ -195,16 +223,21 @@ async fn locate(
     namespace: &Namespace,
 ) -> Result<(), TargetError> {
     let mut numbers = numbers(plan, worker);
-    again(counts, vec![0; LOCATION_BYTES], async |memory| {
-        let number = numbers.below(plan.places.len() as u64);
-        let command = Command::Locate {
-            key: Key::new(key(plan.bytes, number)),
-        };
-        let (memory, result) = namespace.vendor(&command, memory).await;
-        result.map_err(failed)?;
-        is_there(number, memory[0] == 1)?;
-        Ok(memory)
-    })
+    again(
+        counts,
+        (worker, plan.depth),
+        vec![0; LOCATION_BYTES],
+        async |memory| {
+            let number = numbers.below(plan.places.len() as u64);
+            let command = Command::Locate {
+                key: Key::new(key(plan.bytes, number)),
+            };
+            let (memory, result) = namespace.vendor(&command, memory).await;
+            result.map_err(failed)?;
+            is_there(number, memory[0] == 1)?;
+            Ok(memory)
+        },
+    )
     .await
 }
 
@@ -217,7 +250,7 @@ async fn get(
     let blobs = Blobs::open(namespace.clone()).await.map_err(failed)?;
     let mut numbers = numbers(plan, worker);
     let memory = vec![0; plan.bytes as usize];
-    again(counts, memory, async |memory| {
+    again(counts, (worker, plan.depth), memory, async |memory| {
         let number = numbers.below(plan.places.len() as u64);
         let key = Key::new(key(plan.bytes, number));
         let (memory, result) = blobs.get_into(&key, 0, memory).await;
@@ -243,7 +276,8 @@ async fn put(
     let drawn = Instant::now();
     let first = std::process::id();
     for number in 0.. {
-        let mut key = key(drawn.elapsed().as_nanos() as u64, number);
+        counts.due(number, (worker, plan.depth)).await;
+        let mut key = key(drawn.elapsed().as_nanos() as u64, number.into());
         key[16..20].copy_from_slice(&first.to_le_bytes());
         key[20..24].copy_from_slice(&worker.to_le_bytes());
         let key = Key::new(key);

@@ -106,6 +106,8 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// The blocks at which reads begin.
     pub(super) places: Vec<u64>,
+    /// How many a second are asked for, at most; as many as there can be, if none.
+    pub(super) pace: Option<f64>,
 }
 
 /// What a measurement showed.
@@ -155,6 +157,7 @@ impl Served {
             seconds: 1,
             seed: 0,
             places,
+            pace: None,
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::super::plan::Kind;
-use super::plan::{Act, Load, Neighbour, Neighbourhood, SIZES};
+use super::plan::{Act, Neighbour, Neighbourhood, SIZES};
 
 /// What is wrong with a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +29,8 @@ pub(super) enum Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     Willing,
+    /// It has only what the host that is measured leaves of their core.
+    Yielding,
     /// It is stopped once it works.
     Stuck,
     /// It goes on for a little while now and then.
@@ -52,6 +53,8 @@ pub(super) struct Sides {
 
 /// Commands of a greedy host under way, of 128 KiB each.
 const GREEDY_DEPTH: u32 = 127;
+/// What a host beside a greedy one asks for, of what it could have alone: less than its half.
+const PART: f64 = 1.0 / 3.0;
 /// Connections of a host that is stuck or slow.
 const QUEUES: u16 = 4;
 
@@ -81,7 +84,7 @@ impl Case {
             }
             Self::Refused => "refused: connects all the time, and may not; without: alone",
             Self::Greedy => {
-                "greedy: 127 reads of 128 KiB at a time; without: a neighbour with the same load as the host, so half is each one's"
+                "greedy: 127 reads of 128 KiB at a time; the host asks for a third of what it could have; without: alone"
             }
             Self::Vanishing => "vanishing: hangs up while it writes, all the time; without: alone",
             Self::Crowd => {
@@ -90,7 +93,12 @@ impl Case {
         }
     }
 
-    pub(super) fn sides(self, node: &Neighbourhood, load: Load) -> Sides {
+    /// What the host asks for, of what it could have alone; as much as it can, if none.
+    pub(super) fn part(self) -> Option<f64> {
+        (self == Self::Greedy).then_some(PART)
+    }
+
+    pub(super) fn sides(self, node: &Neighbourhood) -> Sides {
         let [small, large] = SIZES;
         let willing = |neighbour| Beside {
             neighbour,
@@ -131,16 +139,11 @@ impl Case {
             }
             Self::Refused => alone(willing(node.neighbour(&node.closed, Act::Connect, 0, 0))),
             Self::Greedy => {
-                let act = match load.kind {
-                    Kind::Put => Act::Put,
-                    _ => Act::Read,
-                };
-                let same = node.neighbour(&node.other, act, load.bytes, load.depth);
                 let greedy = node.neighbour(&node.other, Act::Read, large, GREEDY_DEPTH);
-                Sides {
-                    without: Some(willing(same)),
-                    with: willing(greedy),
-                }
+                alone(Beside {
+                    neighbour: greedy,
+                    manner: Manner::Yielding,
+                })
             }
             Self::Vanishing => alone(willing(node.neighbour(&node.other, Act::Vanish, large, 16))),
             Self::Crowd => alone(willing(node.neighbour(&node.other, Act::Crowd, 0, 0))),

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Each measurement is made twice, one after the other: without what is wrong, and with it. A neighbour that works has its
-//! part of the node whatever it does, so there the first of the two has a neighbour that works as well, and is modest: what
-//! is held to the bound is what goes beyond a fair share. Both hosts have half of core B then.
+//! part of the node whatever it does, so there the first of the two has a neighbour that works as well, and is modest; both hosts
+//! have half of core B then. Beside a greedy one the host asks for less than its half of the node, which it is to get whatever
+//! the other one asks for; core B is the host's when it wants it, and its neighbour's else.
 
 mod cases;
 mod failing;
@@ -18,7 +19,7 @@ mod node;
 mod plan;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ use crate::out::say;
 use cases::{Beside, Case, Manner};
 pub(super) use neighbour::run as neighbour;
 pub(super) use node::run as node;
-use plan::{LOADS, Load, Neighbour, Neighbourhood, Told};
+use plan::{LOADS, Load, Neighbourhood, Told};
 
 /// What a host keeps of its throughput, whatever its neighbour does.
 const BOUND: f64 = 0.90;
@@ -99,17 +100,17 @@ impl Server {
     /// One measurement, alone or beside a neighbour.
     fn measure(
         &self,
-        load: Load,
+        (load, pace): (Load, Option<f64>),
         beside: Option<&Beside>,
         (round, seconds): (u32, u32),
     ) -> Result<(Speed, Told), TargetError> {
-        let plan = self.served.plan(load, seconds, round.into());
+        let plan = self.served.plan(load, pace, seconds, round.into());
         let one = || measure(self.cores[1], &plan);
         let Some(beside) = beside else {
             return Ok((one()?, Told::default()));
         };
         let limit = LEAD + Duration::from_secs(seconds.into()) + PATIENCE;
-        let mut company = Company::start(self.cores[1], &beside.neighbour)?;
+        let mut company = Company::start(self.cores[1], beside)?;
         let (end, ended) = channel::<()>();
         let (pid, manner) = (Pid::from_child(&company.child), beside.manner);
         let keeper = std::thread::spawn(move || keep(pid, manner, limit, &ended));
@@ -117,9 +118,9 @@ impl Server {
         let speed = one();
         drop(end);
         let is_over = keeper.join().map_err(|_| TargetError::NotServing)?;
-        let told = match manner == Manner::Willing && !is_over {
-            true => company.end()?,
-            false => company.kill()?,
+        let told = match manner {
+            Manner::Willing | Manner::Yielding if !is_over => company.end()?,
+            _ => company.kill()?,
         };
         Ok((speed?, told))
     }
@@ -140,12 +141,14 @@ struct Company {
 }
 
 impl Company {
-    fn start(core: u32, neighbour: &Neighbour) -> Result<Self, TargetError> {
-        let mut child = program("neighbour", core)?
-            .spawn()
-            .map_err(TargetError::Program)?;
+    fn start(core: u32, beside: &Beside) -> Result<Self, TargetError> {
+        let mut program = program("neighbour", core)?;
+        if beside.manner == Manner::Yielding {
+            program = yielding(&program);
+        }
+        let mut child = program.spawn().map_err(TargetError::Program)?;
         if let Some(input) = &mut child.stdin {
-            let text = serde_json::to_string(neighbour).expect("a neighbour is plain data");
+            let text = serde_json::to_string(&beside.neighbour).expect("a neighbour is plain data");
             // If it has ended, it says no more, see below.
             let _ = writeln!(input, "{text}");
         }
@@ -179,6 +182,18 @@ impl Company {
     }
 }
 
+/// The same program under the policy of those who work while nobody else wants to.
+fn yielding(program: &Command) -> Command {
+    let mut yielding = Command::new("chrt");
+    yielding
+        .args(["--idle", "0"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    yielding
+}
+
 /// Has a neighbour be what it is to be until the channel closes. Ends it after `limit`, and then says so.
 fn keep(pid: Pid, manner: Manner, limit: Duration, ended: &Receiver<()>) -> bool {
     let start = Instant::now();
@@ -193,7 +208,7 @@ fn keep(pid: Pid, manner: Manner, limit: Duration, ended: &Receiver<()>) -> bool
             return true;
         }
         match manner {
-            Manner::Willing => {}
+            Manner::Willing | Manner::Yielding => {}
             Manner::Stuck => signal(Signal::STOP),
             Manner::Slow => {
                 signal(Signal::CONT);
@@ -256,8 +271,13 @@ fn case(
         let server = server.as_mut().expect("it has just been started");
         let mut without = Vec::new();
         for &load in loads {
-            let sides = case.sides(&server.served, load);
+            let sides = case.sides(&server.served);
             let each = (round, seconds);
+            let pace = match case.part() {
+                Some(part) => Some(part * server.measure((load, None), None, each)?.0.per_second),
+                None => None,
+            };
+            let load = (load, pace);
             without.push(server.measure(load, sides.without.as_ref(), each)?.0);
             if case == Case::Failing {
                 continue;
@@ -270,8 +290,8 @@ fn case(
         if case == Case::Failing {
             server.fail()?;
             for (shown, without) in shown.iter_mut().zip(without) {
-                let sides = case.sides(&server.served, shown.load);
-                let with = server.measure(shown.load, Some(&sides.with), (round, seconds));
+                let sides = case.sides(&server.served);
+                let with = server.measure((shown.load, None), Some(&sides.with), (round, seconds));
                 let (with, also_told) = with?;
                 told.add(also_told);
                 shown.rounds.push(compare(with, without));

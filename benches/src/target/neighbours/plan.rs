@@ -115,7 +115,7 @@ impl Neighbourhood {
     }
 
     /// What the host does that is measured.
-    pub(super) fn plan(&self, load: Load, seconds: u32, seed: u64) -> Plan {
+    pub(super) fn plan(&self, load: Load, pace: Option<f64>, seconds: u32, seed: u64) -> Plan {
         Plan {
             initiator: Initiator::Rust,
             kind: load.kind,
@@ -125,6 +125,7 @@ impl Neighbourhood {
             seconds,
             seed,
             places: places(&self.own, load.bytes),
+            pace,
         }
     }
 
