@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_host_that_takes_nothing_is_cut_off() {
         let (mut ours, mut host) = pair(Limits {
-            patience: Some(Duration::from_millis(1500)),
+            patience: Some(Duration::from_secs(5)),
             ..Limits::default()
         });
         ours.set_nonblocking(true).unwrap();
