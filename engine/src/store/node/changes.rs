@@ -54,18 +54,18 @@ impl<D: NodeDrive> Keeper<D> {
             .map_err(drive_error(label(seat, None)))
             .map_err(ChangeError::Open)?;
         let own = own.filter(|own| own.store == store);
-        if own
-            .as_ref()
-            .is_some_and(|own| own.member(own.this).is_none())
-        {
-            // It was emptied, and the power went before it was given back.
-            let wiped = seat.call(|lane| async move { lane.wipe().await }).await;
-            let wiped = wiped.map_err(stopped).and_then(|wiped| wiped);
-            wiped.map_err(drive_error(label(seat, None)))?;
-        }
-        let member = own.and_then(|own| self.state.borrow().roster.member(own.this).cloned());
-        if let Some(member) = member {
-            return self.add_again(seat, member.number).await;
+        if let Some(own) = own {
+            // Also one whose own copy says that it is none any more: the drives that took its place may have failed just when
+            // it was to be let go.
+            if self.state.borrow().roster.member(own.this).is_some() {
+                return self.add_again(seat, own.this).await;
+            }
+            if own.member(own.this).is_none() {
+                // It was emptied, and the power went before it was given back.
+                let wiped = seat.call(|lane| async move { lane.wipe().await }).await;
+                let wiped = wiped.map_err(stopped).and_then(|wiped| wiped);
+                wiped.map_err(drive_error(label(seat, None)))?;
+            }
         }
         check_slot(slot_blocks, format.slab_blocks)?;
         if members == DRIVES_MAX {
