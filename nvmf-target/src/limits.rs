@@ -22,8 +22,8 @@ pub const PUT_TIME: Duration = Duration::from_secs(300);
 /// buffers that others want. Twice as long as Linux's own hosts wait for a node that is silent.
 pub const HOST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is on its way to one connection's host by TCP at most, before the others have their turn. One connection is no faster than
-/// that in a round trip: 2 GB/s at 60 us.
+/// What is on its way to one connection's host by TCP at most, before the others have their turn. One connection gets no more than
+/// that in a round trip.
 pub const SEND_BUFFER_BYTES: u32 = 128 << 10;
 
 /// The data of one command at most, READs and WRITEs included.

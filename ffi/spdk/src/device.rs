@@ -32,7 +32,7 @@ pub trait Device: Send + Sync + 'static {
     fn channel(&self) -> Option<Self::Channel>;
 
     /// The NVMe I/O commands that it takes beside those that `supports` tells of, by opcode. An NVMe-oF target lists them in its
-    /// Commands Supported and Effects log, by which a host knows what it may let its users send.
+    /// Commands Supported and Effects log.
     fn nvme_commands(&self) -> Vec<(u8, NvmeEffect)> {
         Vec::new()
     }

@@ -28,10 +28,10 @@ impl Inner {
         }
         let text = address.to_c();
         let raw = text.raw();
-        // SAFETY: the target exists, this is its thread, and SPDK copies the address.
-        let rc = self
-            .home
-            .enter(|| unsafe { sys::oriel_nvmf_listen(target.raw.as_ptr(), &raw) });
+        let rc = self.home.enter(|| {
+            // SAFETY: the target exists, this is its thread, and SPDK copies the address.
+            unsafe { sys::oriel_nvmf_listen(target.raw.as_ptr(), &raw) }
+        });
         if rc != 0 {
             return Err(address.refused(rc));
         }
@@ -74,10 +74,10 @@ impl Inner {
         self.listeners.borrow_mut().remove(place);
         let text = address.to_c();
         let raw = text.raw();
-        // SAFETY: the subsystem exists and is quiet (the callers), and SPDK copies the address.
-        let removed = self
-            .home
-            .enter(|| unsafe { sys::oriel_nvmf_remove_listener(self.raw.as_ptr(), &raw) });
+        let removed = self.home.enter(|| {
+            // SAFETY: the subsystem exists and is quiet (the callers), and SPDK copies the address.
+            unsafe { sys::oriel_nvmf_remove_listener(self.raw.as_ptr(), &raw) }
+        });
         let (reply, ended) = oneshot::<c_int>();
         // SAFETY: as above; SPDK looks at the subsystem's address only, and reply_rc takes the reply
         // back once.

@@ -287,9 +287,9 @@ extern "C" fn group_ended(ctx: *mut c_void, _rc: c_int) {
     // SAFETY: see end_group; SPDK calls back once.
     let ending = unsafe { Box::from_raw(ctx.cast::<Ending>()) };
     ending.entry.closed.store(true, Ordering::Release);
+    let (main, reply) = (ending.main.as_ptr(), ending.reply);
     // SAFETY: the main thread waits in end_all(), so it exists; reply_unit takes the reply back there.
-    let rc =
-        unsafe { sys::oriel_thread_send_msg(ending.main.as_ptr(), Some(reply_unit), ending.reply) };
+    let rc = unsafe { sys::oriel_thread_send_msg(main, Some(reply_unit), reply) };
     assert!(
         rc == 0,
         "SPDK's message pool is empty: too many messages are on their way at once"
