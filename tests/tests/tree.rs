@@ -40,6 +40,19 @@ const FOREIGN: &[(&str, &str)] = &[
     ("registry.npm", "js.org"),
 ];
 
+/// Where the formats on the drives are, with how many diagrams of bytes each has.
+const FORMATS: &[(&str, usize)] = &[
+    ("checkpoint", 3),
+    ("directory", 1),
+    ("frame", 2),
+    ("label", 1),
+    ("node/roster", 1),
+    ("parts", 1),
+    ("record", 1),
+    ("stamp", 1),
+    ("trailer", 1),
+];
+
 struct SourceFile {
     /// From the root of the checkout, with `/`.
     name: String,
@@ -237,6 +250,41 @@ fn no_file_is_longer_than_a_person_can_hold_in_mind() {
         &format!("files of more than {LINES_MAX} lines:"),
         &offenders,
     );
+}
+
+/// The diagrams of bytes in a file's own documentation.
+fn diagrams(text: &str) -> Vec<String> {
+    let header: String = text
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    let blocks = header.split("```text\n").skip(1);
+    blocks
+        .filter_map(|block| block.split("```").next())
+        .filter(|block| !block.contains('►'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_format_in_the_documents_is_that_of_the_code() {
+    let root = root();
+    let document =
+        fs::read_to_string(root.join("docs/format.md")).expect("docs/format.md is there");
+    let mut offenders = Vec::new();
+    for (file, count) in FORMATS {
+        let name = format!("engine/src/store/{file}.rs");
+        let text = fs::read_to_string(root.join(&name)).expect("the file of a format is there");
+        let diagrams = diagrams(&text);
+        if diagrams.len() != *count {
+            offenders.push(format!("{name}: {} diagrams, not {count}", diagrams.len()));
+        }
+        for diagram in diagrams.iter().filter(|one| !document.contains(*one)) {
+            offenders.push(format!("{name}: docs/format.md lacks\n{diagram}"));
+        }
+    }
+    report("formats that docs/format.md has otherwise:", &offenders);
 }
 
 #[test]
