@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Who decides how many queue pairs of hosts a transport serves: SPDK does not. It adds a new pair to a poll group, and
  * takes it out again at its end, by operations of the transport, which are the same in every release. Ours stand before
- * them; a pair that they do not add is one that SPDK hangs up on, before it has memory of its own. */
+ * them; a pair that they do not add is one that SPDK hangs up on, before it has memory of its own. In the same way ours know
+ * when a poll group has its turn. */
 #include "compat.h"
+#include "spdk/env.h"
 #include "spdk/nvmf_transport.h"
 #include "spdk/util.h"
 #include "oriel.h"
+
+/* A host that has taken nothing is asked again after a millisecond at the latest. */
+#define ASKED_A_SECOND 1000
 
 struct oriel_nvmf_gate {
 	/* What the transport has instead of its own. */
@@ -14,6 +19,7 @@ struct oriel_nvmf_gate {
 	bool (*enter)(void *ctx);
 	void (*leave)(void *ctx);
 	void *ctx;
+	uint64_t stall_ticks;
 };
 
 static struct oriel_nvmf_gate *
@@ -52,6 +58,18 @@ gate_remove(struct spdk_nvmf_transport_poll_group *group, struct spdk_nvmf_qpair
 	return rc;
 }
 
+static int
+gate_poll(struct spdk_nvmf_transport_poll_group *group)
+{
+	struct oriel_nvmf_gate *gate = gate_of(group);
+	int rc;
+
+	oriel_stalls_begin(spdk_get_ticks(), gate->stall_ticks);
+	rc = gate->own->poll_group_poll(group);
+	oriel_stalls_end();
+	return rc;
+}
+
 struct oriel_nvmf_gate *
 oriel_nvmf_gate_new(bool (*enter)(void *ctx), void (*leave)(void *ctx), void *ctx)
 {
@@ -78,5 +96,7 @@ oriel_nvmf_gate_place(struct oriel_nvmf_gate *gate, struct spdk_nvmf_transport *
 	gate->ops = *transport->ops;
 	gate->ops.poll_group_add = gate_add;
 	gate->ops.poll_group_remove = gate_remove;
+	gate->ops.poll_group_poll = gate_poll;
+	gate->stall_ticks = spdk_get_ticks_hz() / ASKED_A_SECOND;
 	transport->ops = &gate->ops;
 }

@@ -61,6 +61,10 @@ struct spdk_nvmf_transport;
 struct oriel_nvmf_gate *oriel_nvmf_gate_new(bool (*enter)(void *ctx), void (*leave)(void *ctx), void *ctx);
 void oriel_nvmf_gate_free(struct oriel_nvmf_gate *gate);
 void oriel_nvmf_gate_place(struct oriel_nvmf_gate *gate, struct spdk_nvmf_transport *transport);
+/* A gate says by these when this thread's poll group has its turn, at a time in ticks, which is not 0. In a turn, a socket that
+ * takes nothing is asked again only after an eighth of the time that it has taken nothing, or after `longest`. */
+void oriel_stalls_begin(uint64_t now, uint64_t longest);
+void oriel_stalls_end(void);
 
 /* Makes a transport and adds it to the target, behind a gate. -ENOTSUP without a callback when an option is set
  * that this release lacks; *unsupported is its name then. Else the callback comes, maybe at once. */

@@ -171,10 +171,80 @@ fn set(socket: &TcpListener, level: c_int, name: c_int, value: c_int) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    const LONGEST: u64 = 100_000;
+
+    /// Sends a byte as SPDK does.
+    fn send(socket: &UnixStream) -> io::Result<usize> {
+        let mut byte = 7_u8;
+        let mut piece = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        // SAFETY: all zeros are a message without a name, pieces and control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        (message.msg_iov, message.msg_iovlen) = (&raw mut piece, 1);
+        // SAFETY: the message and its piece live during the call.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The same in a turn of a poll group at that time.
+    fn send_at(now: u64, socket: &UnixStream) -> Result<usize, ErrorKind> {
+        // SAFETY: without any precondition.
+        unsafe { sys::oriel_stalls_begin(now, LONGEST) };
+        let sent = send(socket);
+        // SAFETY: as above.
+        unsafe { sys::oriel_stalls_end() };
+        sent.map_err(|error| error.kind())
+    }
+
+    fn unix_pair() -> (UnixStream, UnixStream) {
+        let (ours, host) = UnixStream::pair().unwrap();
+        for side in [&ours, &host] {
+            side.set_nonblocking(true).unwrap();
+        }
+        (ours, host)
+    }
+
+    fn fill(ours: &UnixStream) {
+        while (&*ours).write(&[7; 4096]).is_ok() {}
+        while (&*ours).write(&[7]).is_ok() {}
+    }
+
+    fn empty(host: &UnixStream) {
+        while (&*host).read(&mut [0; 1 << 16]).is_ok() {}
+    }
+
+    #[test]
+    fn a_host_that_takes_nothing_is_asked_less_and_less_often() {
+        let full = Err(ErrorKind::WouldBlock);
+        let (ours, host) = unix_pair();
+        fill(&ours);
+        assert_eq!(send_at(1000, &ours), full);
+        assert_eq!(send_at(1800, &ours), full);
+        empty(&host);
+        // It is not asked, for an eighth of those 800, in a turn, and nobody else is taken for it.
+        assert_eq!(send_at(1899, &ours), full);
+        assert_eq!(send(&ours).unwrap(), 1);
+        assert_eq!(send_at(1899, &host), Ok(1));
+        assert_eq!(send_at(1900, &ours), Ok(1));
+        // It has taken something, so all begins again.
+        assert_eq!(send_at(1901, &ours), Ok(1));
+        fill(&ours);
+        let start = 10_000;
+        assert_eq!(send_at(start, &ours), full);
+        let late = start + 100 * LONGEST;
+        assert_eq!(send_at(late, &ours), full);
+        empty(&host);
+        assert_eq!(send_at(late + LONGEST - 1, &ours), full);
+        assert_eq!(send_at(late + LONGEST, &ours), Ok(1));
+    }
 
     fn pair(limits: Limits) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
