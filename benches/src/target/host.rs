@@ -1,6 +1,6 @@
 //! The program of one initiator.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use oriel_protocol::{Command, Key, KeyKind, LOCATION_BYTES};
 use oriel_spdk::DmaBuf;
 use oriel_spdk::bdev::{Access, BdevDesc, BlockRange};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tokio::task::LocalSet;
 
@@ -59,6 +60,33 @@ struct Counts {
     /// From when, and how long from one to the next.
     pace: Option<(Instant, Duration)>,
     latencies: RefCell<Histogram<u64>>,
+    core: CoreTime,
+}
+
+/// What this program has of its core between two looks.
+#[derive(Default)]
+struct CoreTime {
+    first: Cell<Option<Look>>,
+    last: Cell<Option<Look>>,
+}
+
+/// A time, and how long the program had its core by then.
+type Look = (Instant, Duration);
+
+impl CoreTime {
+    fn look(at: &Cell<Option<Look>>) {
+        if at.get().is_none() {
+            let had = clock_gettime(ClockId::ProcessCPUTime);
+            let had = Duration::new(had.tv_sec as u64, had.tv_nsec as u32);
+            at.set(Some((Instant::now(), had)));
+        }
+    }
+
+    fn part(&self) -> Option<f64> {
+        let ((first, had_first), (last, had_last)) = (self.first.get()?, self.last.get()?);
+        let part = (had_last - had_first).div_duration_f64(last - first);
+        (part > 0.0).then_some(part.min(1.0))
+    }
 }
 
 impl Counts {
@@ -74,6 +102,7 @@ impl Counts {
             end: start + Duration::from_secs(plan.seconds.into()),
             bytes: plan.bytes,
             latencies: RefCell::new(Histogram::new_with_max(LONGEST_NS, 3).map_err(failed)?),
+            core: CoreTime::default(),
         }))
     }
 
@@ -92,9 +121,11 @@ impl Counts {
     fn count(&self, from: Instant) -> bool {
         let now = Instant::now();
         if now >= self.end {
+            CoreTime::look(&self.core.last);
             return false;
         }
         if now >= self.start {
+            CoreTime::look(&self.core.first);
             let ns = u64::try_from((now - from).as_nanos()).unwrap_or(LONGEST_NS);
             self.latencies.borrow_mut().saturating_record(ns);
         }
@@ -111,6 +142,8 @@ impl Counts {
             mib_per_second: per_second * self.bytes as f64 / f64::from(1 << 20),
             p50_us: us(0.5),
             p99_us: us(0.99),
+            // One with a pace rests.
+            core: self.core.part().filter(|_| self.pace.is_none()),
         }
     }
 }

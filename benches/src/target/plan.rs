@@ -117,6 +117,15 @@ pub(super) struct Speed {
     pub(super) mib_per_second: f64,
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
+    /// What of its core the initiator had, if it never left it by itself.
+    pub(super) core: Option<f64>,
+}
+
+impl Speed {
+    /// How many there were for each second of its core that the initiator had.
+    pub(super) fn per_second_of_core(&self) -> f64 {
+        self.per_second / self.core.unwrap_or(1.0)
+    }
 }
 
 /// The key of a blob that the targets' program has put.

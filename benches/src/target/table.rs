@@ -151,6 +151,7 @@ fn middle(speeds: &[Speed]) -> Speed {
         mib_per_second: of(|speed| speed.mib_per_second),
         p50_us: of(|speed| speed.p50_us),
         p99_us: of(|speed| speed.p99_us),
+        core: None,
     }
 }
 
@@ -181,6 +182,7 @@ mod tests {
             mib_per_second: per_second / 256.0,
             p50_us: 10.0,
             p99_us: 20.5,
+            core: None,
         }
     }
 

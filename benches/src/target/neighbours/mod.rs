@@ -9,8 +9,11 @@
 //!
 //! Each measurement is made twice, one after the other: without what is wrong, and with it. A neighbour that works has its
 //! part of the node whatever it does, so there the first of the two has a neighbour that works as well, and is modest; both hosts
-//! have half of core B then. Beside a greedy one the host asks for less than its half of the node, which it is to get whatever
-//! the other one asks for; core B is the host's when it wants it, and its neighbour's else.
+//! have half of core B then. Beside a greedy one the host asks for less than its half of the node, at its pace, which it is to get
+//! whatever the other one asks for; core B is the host's when it wants it, and its neighbour's else.
+//!
+//! What a neighbour's program takes of core B is not the node's doing. The host polls, and so has its core whenever it can: it is
+//! measured by what it gets in each second that it has it.
 
 mod cases;
 mod failing;
@@ -28,7 +31,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::plan::Speed;
 use super::{TargetError, measure, program, two_cores};
-use crate::against::ratio::{Comparison, Round};
+use crate::against::ratio::{Comparison, Round, median};
 use crate::out::say;
 use cases::{Beside, Case, Manner};
 pub(super) use neighbour::run as neighbour;
@@ -225,13 +228,15 @@ fn keep(pid: Pid, manner: Manner, limit: Duration, ended: &Receiver<()>) -> bool
 /// What one case showed with one load.
 struct Shown {
     load: Load,
-    rounds: Vec<Round>,
+    /// With what is wrong, and without.
+    rounds: Vec<[Speed; 2]>,
 }
 
 impl Shown {
     fn line(&self) -> (String, bool) {
         let name = self.load.name;
-        let Some(compared) = Comparison::of(&self.rounds) else {
+        let rounds: Vec<_> = self.rounds.iter().map(compare).collect();
+        let Some(compared) = Comparison::of(&rounds) else {
             return (format!("  {name:<16} not measured"), false);
         };
         let passed = (compared.ratio * 1000.0).round() >= (BOUND * 1000.0).round();
@@ -243,6 +248,23 @@ impl Shown {
             compared.ratio
         );
         (line, passed)
+    }
+
+    /// How long requests took.
+    fn times(&self) -> String {
+        let of = |side: usize, time: fn(&Speed) -> f64| {
+            median(self.rounds.iter().map(|round| time(&round[side])).collect())
+        };
+        let half = |side| of(side, |speed| speed.p50_us);
+        let all = |side| of(side, |speed| speed.p99_us);
+        format!(
+            "  {:<16} half took up to {:.0} us without, {:.0} us with; all but 1 % up to {:.0} us, {:.0} us",
+            "",
+            half(1),
+            half(0),
+            all(1),
+            all(0)
+        )
     }
 }
 
@@ -285,7 +307,7 @@ fn case(
             let (with, also_told) = server.measure(load, Some(&sides.with), each)?;
             told.add(also_told);
             let at = without.len() - 1;
-            shown[at].rounds.push(compare(with, without[at]));
+            shown[at].rounds.push([with, without[at]]);
         }
         if case == Case::Failing {
             server.fail()?;
@@ -294,7 +316,7 @@ fn case(
                 let with = server.measure((shown.load, None), Some(&sides.with), (round, seconds));
                 let (with, also_told) = with?;
                 told.add(also_told);
-                shown.rounds.push(compare(with, without));
+                shown.rounds.push([with, without]);
             }
         }
     }
@@ -305,10 +327,10 @@ fn case(
 }
 
 /// A host that got nothing has kept as good as nothing, which is a figure like another.
-fn compare(with: Speed, without: Speed) -> Round {
+fn compare([with, without]: &[Speed; 2]) -> Round {
     Round {
-        ours: with.per_second.max(f64::MIN_POSITIVE),
-        theirs: without.per_second,
+        ours: with.per_second_of_core().max(f64::MIN_POSITIVE),
+        theirs: without.per_second_of_core(),
     }
 }
 
@@ -331,7 +353,7 @@ impl Told {
 fn cases(chosen: &[Case], each: (u32, u32)) -> Result<bool, TargetError> {
     let (rounds, seconds) = each;
     say!(
-        "{rounds} rounds of {seconds} s without and with it, a second, medians; ratio: with / without, of each round"
+        "{rounds} rounds of {seconds} s without and with it, a second of the host's core, medians; ratio: with / without, of each round"
     );
     say!(
         "  {:<16} {:>11} {:>11} {:>7} {:>16} {:>6}",
@@ -350,6 +372,9 @@ fn cases(chosen: &[Case], each: (u32, u32)) -> Result<bool, TargetError> {
         for shown in shown {
             let (line, passed) = shown.line();
             say!("{line}");
+            if one.part().is_some() {
+                say!("{}", shown.times());
+            }
             good &= passed;
         }
         if let Some(line) = told.line() {
@@ -384,13 +409,26 @@ mod tests {
         };
         let shown = |with| Shown {
             load: LOADS[0],
-            rounds: vec![compare(of(with), of(1000.0))],
+            rounds: vec![[of(with), of(1000.0)]],
         };
         let (line, passed) = shown(0.0).line();
         assert!(!passed && line.ends_with("0.90 SHORT"), "{line}");
         let (line, passed) = shown(899.6).line();
         assert!(passed && line.ends_with("0.90 PASS"), "{line}");
         assert!(!shown(899.4).line().1);
+    }
+
+    #[test]
+    fn a_host_is_compared_by_what_it_had_of_its_core() {
+        let of = |per_second: f64, core| Speed {
+            per_second,
+            core,
+            ..Speed::default()
+        };
+        let round = compare(&[of(400.0, Some(0.5)), of(1000.0, Some(1.0))]);
+        assert_eq!((round.ours, round.theirs), (800.0, 1000.0));
+        let round = compare(&[of(400.0, None), of(1000.0, None)]);
+        assert_eq!((round.ours, round.theirs), (400.0, 1000.0));
     }
 
     #[test]

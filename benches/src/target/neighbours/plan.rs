@@ -106,6 +106,9 @@ pub(super) const LOADS: [Load; 3] = [
     },
 ];
 
+/// Under way at most from a host with a pace, as many as a queue takes: it asks at its pace, not when it has been answered.
+pub(super) const PACED_DEPTH: u32 = 127;
+
 impl Neighbourhood {
     fn place(&self, site: &Site) -> Place {
         Place {
@@ -121,7 +124,10 @@ impl Neighbourhood {
             kind: load.kind,
             at: self.place(&self.own),
             bytes: load.bytes,
-            depth: load.depth,
+            depth: match pace {
+                Some(_) => PACED_DEPTH,
+                None => load.depth,
+            },
             seconds,
             seed,
             places: places(&self.own, load.bytes),
