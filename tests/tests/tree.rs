@@ -66,6 +66,13 @@ fn root() -> PathBuf {
         .to_path_buf()
 }
 
+/// What cargo-fuzz leaves beside its targets, which git ignores.
+fn is_of_fuzzing(name: &str) -> bool {
+    ["target", "corpus", "artifacts", "coverage", "Cargo.lock"]
+        .iter()
+        .any(|left| name.ends_with(&format!("/fuzz/{left}")))
+}
+
 /// Every text file of the checkout but build output and git's own.
 fn sources() -> Vec<SourceFile> {
     let root = root();
@@ -79,7 +86,7 @@ fn sources() -> Vec<SourceFile> {
                 .expect("the walk stays below the root")
                 .to_string_lossy()
                 .into_owned();
-            if path.is_symlink() || name == "target" || name == ".git" {
+            if path.is_symlink() || name == "target" || name == ".git" || is_of_fuzzing(&name) {
                 continue;
             }
             if path.is_dir() {
