@@ -6,7 +6,7 @@ use std::time::Duration;
 use oriel_client::block_on;
 use oriel_protocol::Opcode;
 
-use crate::hostile::{BAD, Friend, Numbers};
+use crate::hostile::{BAD, Friend, Numbers, node_that_tidies_up};
 use crate::support::{CLOSED, HOST, NodeProcess, blobs, is_skipped, is_skipped_or_fragile, turn};
 use crate::wire::{Data, Sqe, Wire, ic_req};
 
@@ -36,7 +36,7 @@ fn strange_commands_are_answered_and_harm_nobody() {
         return;
     }
     let _turn = turn();
-    let node = NodeProcess::start();
+    let node = node_that_tidies_up();
     let friend = Friend::start(&node);
     let mut numbers = Numbers(0x5eed);
     let vendor: Vec<u8> = Opcode::ALL.iter().map(|opcode| opcode.number()).collect();
@@ -190,6 +190,16 @@ fn what_broke_other_targets_is_answered() {
     }
     for opcode in [0x0e, 0x11, 0x15] {
         queue.command(Sqe::new(opcode, 1), Data::Later(4096));
+    }
+    // To acquire and to release, in each way that there is or might be. To preempt and abort has ended a node of SPDK v26.05.
+    for action in 0..16 {
+        for opcode in [0x11, 0x15] {
+            for kind in [0, 1, 9] {
+                let reservation = Sqe::new(opcode, 1).dword(10, kind << 8 | action);
+                queue.command(reservation, Data::Here(&[0; 16]));
+                queue.command(reservation, Data::Here(&[7; 16]));
+            }
+        }
     }
     // The second of two fused commands alone, and a first that gets no second.
     let fused = |opcode, fuse: u8| Sqe::blocks(opcode, 300, 1).with(1, &[0x40 | fuse]);
