@@ -303,6 +303,11 @@ oriel_nvmf_transport_add(struct spdk_nvmf_tgt *tgt, const char *name,
 		return -EINVAL;
 	}
 #endif
+#if SPDK_SINCE(26, 1)
+	/* No reservations, which nothing here wants: one that is to preempt and abort, and fails, ends the process of v26.01 and
+	 * v26.05, which look at "preempt_abort" of a namespace that never got one. Earlier releases know neither this nor that. */
+	opts.oncs.reservs = 0;
+#endif
 	*unsupported = take_options(in, &opts);
 	if (*unsupported != NULL) {
 		return -ENOTSUP;
