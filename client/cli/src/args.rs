@@ -35,7 +35,7 @@ docs/cli.md says more.";
 
 /// Puts blobs into a storage node and gets them out again, over NVMe/TCP or by the kernel's NVMe initiator.
 #[derive(Parser)]
-#[command(name = "oriel", version, about, after_help = EXAMPLES, max_term_width = 120)]
+#[command(name = "oriel", version, after_help = EXAMPLES, max_term_width = 120)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,

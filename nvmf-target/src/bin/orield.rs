@@ -10,9 +10,29 @@ use oriel_nvmf_target::daemon::{self, DaemonError, Source};
 use oriel_spdk::nvmf::{Address, TransportKind};
 use tracing_subscriber::filter::LevelFilter;
 
+const EXAMPLES: &str = "\
+A node for trying out, and what to do with it in another terminal:
+  orield --dev /tmp/node
+  oriel --to nvme+tcp://127.0.0.1/default put -r docs
+
+A node with a configuration, which says at least so much:
+  node = \"n1\"
+  store = \"00112233445566778899aabbccddeeff\"    # draw another: openssl rand -hex 16
+  device = [{ path = \"/srv/oriel/drive\" }]      # a file or block device, or pci = \"0000:3b:00.0\"
+  listener = [{ address = \"127.0.0.1:4420\" }]   # one of this machine's that hosts can reach
+  realm = [{ name = \"models\", id = 1, hosts = \"any\" }]
+In this order:
+  orield --config node.toml config     is it right? Prints it with all that it leaves out
+  orield --config node.toml format     once: its devices become the drives of a new store
+  orield --config node.toml            serves; SIGHUP has it read its configuration again
+  orield --config node.toml check      when it does not run: reads all, names what is wrong
+
+Exit status: 0 done; 1 it failed, or the check found something; 2 wrong usage.
+docs/node.md says more.";
+
 /// Serves the blobs on its drives to hosts, as NVMe namespaces over TCP and RDMA.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, after_help = EXAMPLES, max_term_width = 120)]
 struct Options {
     #[command(flatten)]
     node: Which,
@@ -26,7 +46,7 @@ struct Which {
     /// The node's configuration.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// A node for trying out: on a file in this directory, reached from this machine alone.
+    /// A node for trying out: on a file in this directory (oriel-dev if none is named), reached from this machine alone.
     #[arg(long, value_name = "DIR", global = true, num_args = 0..=1, default_missing_value = "oriel-dev")]
     dev: Option<PathBuf>,
 }

@@ -47,6 +47,20 @@ fn what_is_read_is_printed_with_all_that_was_left_out() {
     assert_eq!((again.text(), &again), (text, &config));
 }
 
+/// Whoever begins with it is not to be refused.
+#[test]
+fn the_configuration_of_the_documents_is_right() {
+    let document = include_str!("../../../docs/node.md");
+    let text = document.split("```toml\n").nth(1).unwrap();
+    // The machine of this test may have one core alone.
+    let text = text.split("```").next().unwrap();
+    let text = text.replace("cores = \"0-1\"", "cores = \"0\"");
+    let config = parse(&text).unwrap();
+    let realms = config.realms.iter().map(|realm| &realm.name[..]);
+    assert_eq!(realms.collect::<Vec<_>>(), ["models", "kv"]);
+    assert_eq!((config.devices.len(), config.listeners.len()), (2, 2));
+}
+
 #[test]
 fn connections_are_limited_if_somebody_says_so() {
     let most = |text: &str| parse(text).unwrap().connections_max;
