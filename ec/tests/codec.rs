@@ -338,7 +338,9 @@ fn short_stripes_and_streams_agree_with_the_oracle() {
 fn checksums_are_castagnolis_and_continue() {
     assert_eq!(Crc32c::of(b"123456789").value(), 0xe306_9283);
     let bytes = oracle::noise(5000, 3);
-    for length in (0..70).chain([255, 256, 257, 1000, 4999]) {
+    for length in (0..70).chain([
+        255, 256, 257, 511, 512, 513, 575, 576, 1000, 1087, 1536, 4999,
+    ]) {
         let bytes = &bytes[..length];
         let want = oracle::crc32c(bytes);
         assert_eq!(

@@ -124,13 +124,9 @@ pub(super) async fn write_twice<D: Drive>(
     extent: &D::Extent,
     block: u64,
     buf: D::Buf,
-    on_first_error: impl FnOnce(),
 ) -> Transferred<D::Buf> {
     match drive.write(extent, block, buf).await {
-        (buf, Err(DriveError::Io { .. })) => {
-            on_first_error();
-            drive.write(extent, block, buf).await
-        }
+        (buf, Err(DriveError::Io { .. })) => drive.write(extent, block, buf).await,
         written => written,
     }
 }

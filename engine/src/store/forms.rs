@@ -36,10 +36,7 @@ impl<D: Drive> Log<D> {
         };
         let mut buf = self.drive.buffer(BLOCK_BYTES)?;
         label.encode(buf.as_mut());
-        let written = match write_twice(&self.drive, &layout.label, 0, buf, || ())
-            .await
-            .1
-        {
+        let written = match write_twice(&self.drive, &layout.label, 0, buf).await.1 {
             Ok(()) => self.drive.flush().await,
             failed => failed,
         };

@@ -4,16 +4,14 @@
 //! key are the first 16 bytes of BLAKE3's key derivation of the store's 16 bytes in the context `oriel 2026-11 fingerprints
 //! of the index`. Fingerprints stand in the journal, so this is a part of the format.
 
-use std::hash::Hasher;
-
 use oriel_dht::index::{
     AdoptError, CloseError, CreateError, Entry, Fingerprint, Flags, Index, InsertError, Length,
     Verification, Writer,
 };
 use oriel_dht::region::Section;
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::index_file::{section_bytes, size};
+use super::print::Printer;
 use super::prints::PrintMap;
 use super::stamp::Stamp;
 use super::types::{Form, Key, Location, Position, RealmId, StoreId};
@@ -49,7 +47,7 @@ pub(super) struct Keys {
     writer: Writer,
     /// What stands for a key: 128 bits of a keyed hash, so that no choice of keys makes two of them the same. Among 10
     /// million blobs it happens by chance once in 10^25 stores.
-    hasher: SipHasher13,
+    printer: Printer,
     /// Entries that the index had no room for although it is not full.
     beside: PrintMap<Entry>,
     section: Section,
@@ -87,24 +85,18 @@ fn location(entry: Entry) -> Location {
 #[derive(Clone)]
 pub(super) struct Finder {
     index: Index,
-    hasher: SipHasher13,
+    printer: Printer,
 }
 
 impl Finder {
     pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
-        fingerprint(self.hasher, realm, key)
+        self.printer.of(realm, key)
     }
 
     /// Where a key's blob is, which gets warmer by it; `None` says nothing.
     pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<Location> {
         self.index.get_and_touch(fingerprint).map(location)
     }
-}
-
-fn fingerprint(mut hasher: SipHasher13, realm: RealmId, key: &Key) -> Fingerprint {
-    hasher.write(key.bytes());
-    hasher.write(&realm.0.to_le_bytes());
-    Fingerprint::from_bytes(hasher.finish128().as_bytes())
 }
 
 impl Keys {
@@ -136,7 +128,7 @@ impl Keys {
         Self {
             index,
             writer: writers.pop().expect("an index of one partition"),
-            hasher: SipHasher13::new_with_key(seed),
+            printer: Printer::new(seed),
             beside: PrintMap::default(),
             section,
         }
@@ -163,13 +155,13 @@ impl Keys {
     }
 
     pub(super) fn fingerprint(&self, realm: RealmId, key: &Key) -> Fingerprint {
-        fingerprint(self.hasher, realm, key)
+        self.printer.of(realm, key)
     }
 
     pub(super) fn finder(&self) -> Finder {
         Finder {
             index: self.index.clone(),
-            hasher: self.hasher,
+            printer: self.printer,
         }
     }
 

@@ -33,6 +33,7 @@ mod options;
 mod pace;
 mod parts;
 mod position;
+mod print;
 mod prints;
 mod reading;
 mod record;

@@ -187,7 +187,7 @@ impl<E> Slab<E> {
         if self.tail.is_empty() && self.is_sealed {
             self.tail.shrink_to_fit();
             if let Whose::Own(windows) = &mut self.windows {
-                windows.blobs.shrink_to_fit();
+                windows.shrink_to_fit();
             }
         }
     }
@@ -253,7 +253,7 @@ impl<E> Slab<E> {
         }
         // The table has the beginnings only.
         let ends = None;
-        slab.windows = Whose::Own(Windows { blobs, ends });
+        slab.windows = Whose::Own(Windows::of(blobs, ends));
         let blobs = slab.blobs();
         if slab.live > slab_blocks || blobs > slab.live || (blobs == 0) != (slab.live == 0) {
             return Err(WrongRow("more or fewer blocks than its blobs can have"));
@@ -303,7 +303,7 @@ impl<E> Slab<E> {
         }
         ends.extend(blobs.last().map(|last| (last.start(), free as u32)));
         let ends = Some(ends);
-        slab.windows = Whose::Own(Windows { blobs, ends });
+        slab.windows = Whose::Own(Windows::of(blobs, ends));
         Ok(slab)
     }
 }

@@ -62,13 +62,13 @@ pub(super) async fn write_checkpoint<D: Drive>(
         let mut buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
         checkpoint::encode_chunk(header, index, body, buf.as_mut());
         let at = 1 + index * checkpoint::CHUNK_BLOCKS;
-        write_twice(drive, &extent, at, buf, || ()).await.1?;
+        write_twice(drive, &extent, at, buf).await.1?;
     }
     // The directories that it counts on come before it, too.
     drive.flush().await?;
     let mut buf = drive.buffer(BLOCK_BYTES)?;
     header.encode(buf.as_mut());
-    write_twice(drive, &extent, 0, buf, || ()).await.1?;
+    write_twice(drive, &extent, 0, buf).await.1?;
     drive.flush().await?;
     Ok(extent)
 }

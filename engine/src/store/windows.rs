@@ -96,9 +96,68 @@ fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
     Err(low)
 }
 
+/// Windows are few enough bytes of their slab's bits where they have fewer blocks than this on average.
+const DENSE_BLOCKS: usize = 40;
+/// Fewer windows than this are all in the caches.
+const MANY: usize = 256;
+
+/// A bit for each block that a window begins at, up to the last one: so many small windows fit the caches as bits whose
+/// table does not. Empty where the table is small.
+struct Starts(Vec<u64>);
+
+impl Starts {
+    fn of(blobs: &[Known]) -> Self {
+        let is_dense = |last: &Known| (last.start() as usize) < blobs.len() * DENSE_BLOCKS;
+        let mut starts = Self(Vec::new());
+        if let Some(last) = blobs.last().filter(|_| blobs.len() >= MANY)
+            && is_dense(last)
+        {
+            starts.0 = vec![0; last.start() as usize / 64 + 1];
+            blobs.iter().for_each(|known| starts.set(known.start()));
+        }
+        starts
+    }
+
+    fn set(&mut self, start: u32) {
+        let word = start as usize / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (start % 64);
+    }
+
+    /// The last one that is not after a block.
+    fn at_or_before(&self, block: u32) -> Option<u32> {
+        let at = block as usize / 64;
+        let upto = !0 >> (63 - block % 64);
+        let (before, own) = match self.0.get(at) {
+            Some(word) => (&self.0[..at], word & upto),
+            None => (&self.0[..], 0),
+        };
+        if own != 0 {
+            return Some(at as u32 * 64 + own.ilog2());
+        }
+        let found = before.iter().rposition(|word| *word != 0)?;
+        Some(found as u32 * 64 + before[found].ilog2())
+    }
+
+    /// The first one after a block.
+    fn after(&self, block: u32) -> Option<u32> {
+        let at = block as usize / 64;
+        let own = *self.0.get(at)? & (!1 << (block % 64));
+        if own != 0 {
+            return Some(at as u32 * 64 + own.trailing_zeros());
+        }
+        let behind = &self.0[at + 1..];
+        let found = behind.iter().position(|word| *word != 0)?;
+        Some((at + 1 + found) as u32 * 64 + behind[found].trailing_zeros())
+    }
+}
+
 /// The windows of a slab that blobs are or were in, in the order of their positions.
 pub(super) struct Windows {
     pub(super) blobs: Vec<Known>,
+    starts: Starts,
     /// Where windows end that have a gap behind them, by their first block; the others end where the next one begins. `None`
     /// where that has to be found out first.
     pub(super) ends: Option<BTreeMap<u32, u32>>,
@@ -124,10 +183,23 @@ fn gaps(windows: impl Iterator<Item = Range<u32>>) -> BTreeMap<u32, u32> {
 
 impl Windows {
     pub(super) fn new() -> Self {
+        Self::of(Vec::new(), Some(BTreeMap::new()))
+    }
+
+    /// Blobs in the order of their windows, and where those end.
+    pub(super) fn of(blobs: Vec<Known>, ends: Option<BTreeMap<u32, u32>>) -> Self {
+        let starts = Starts::of(&blobs);
         Self {
-            blobs: Vec::new(),
-            ends: Some(BTreeMap::new()),
+            blobs,
+            starts,
+            ends,
         }
+    }
+
+    /// There will be no more.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.blobs.shrink_to_fit();
+        self.starts.0.shrink_to_fit();
     }
 
     /// Adds the window that begins at block `start`; false if there is one.
@@ -141,6 +213,11 @@ impl Windows {
             _ => self.blobs.len(),
         };
         self.blobs.insert(place, Known::new(start, false, checksum));
+        match self.starts.0.is_empty() {
+            true if self.blobs.len().is_multiple_of(MANY) => self.starts = Starts::of(&self.blobs),
+            true => {}
+            false => self.starts.set(start),
+        }
         self.note_end(place, start + blocks);
         true
     }
@@ -164,17 +241,27 @@ impl Windows {
 
     /// The window that a block is in, of a blob that is or was in the slab.
     pub(super) fn window(&self, block: u32) -> Result<Option<Range<u32>>, EndsUnknown> {
-        let at = match place_of(&self.blobs, block) {
-            Ok(at) => at,
-            Err(0) => return Ok(None),
-            Err(behind) => behind - 1,
+        let Some((start, next)) = self.around(block) else {
+            return Ok(None);
         };
         let ends = self.ends.as_ref().ok_or(EndsUnknown)?;
-        let start = self.blobs[at].start();
-        let next = self.blobs.get(at + 1).map(Known::start);
         let end = ends.get(&start).copied().or(next);
         let window = start..end.expect("the last window's end is noted");
         Ok(window.contains(&block).then_some(window))
+    }
+
+    /// Where the last window begins that begins at a block or before it, and the one after it.
+    fn around(&self, block: u32) -> Option<(u32, Option<u32>)> {
+        if !self.starts.0.is_empty() {
+            let start = self.starts.at_or_before(block)?;
+            return Some((start, self.starts.after(block)));
+        }
+        let at = match place_of(&self.blobs, block) {
+            Ok(at) => at,
+            Err(behind) => behind.checked_sub(1)?,
+        };
+        let next = self.blobs.get(at + 1).map(Known::start);
+        Some((self.blobs[at].start(), next))
     }
 
     /// Takes the ends of all windows, which are in order; false if these are not all that there are by now.
@@ -214,7 +301,47 @@ mod tests {
 
     use super::*;
 
+    /// The window of a block as a plain walk over all windows finds it.
+    fn walked(windows: &BTreeMap<u32, u32>, block: u32) -> Option<Range<u32>> {
+        let (&start, &end) = windows.range(..=block).next_back()?;
+        (block < end).then_some(start..end)
+    }
+
     proptest! {
+        #[test]
+        fn every_block_is_in_the_window_that_was_added_there(
+            lengths in prop::collection::vec((1u32..6, 0u32..4), 0..700),
+            late in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+            far in 0u32..20_000,
+        ) {
+            let mut all = BTreeMap::new();
+            let mut free = far;
+            for (blocks, gap) in lengths {
+                let start = free + gap.saturating_sub(2);
+                free = start + blocks;
+                all.insert(start, free);
+            }
+            // Nearly in order.
+            let mut order: Vec<_> = all.iter().map(|(start, end)| (*start, *end)).collect();
+            for late in late {
+                if let Some(pairs) = order.len().checked_sub(1).filter(|pairs| *pairs > 0) {
+                    let at = late.index(pairs);
+                    order.swap(at, at + 1);
+                }
+            }
+            let mut windows = Windows::new();
+            for (start, end) in &order {
+                prop_assert!(windows.add(*start, end - start, 0));
+            }
+            let known = windows.blobs.iter().map(|it| Known::new(it.start(), false, 0));
+            let taken = Windows::of(known.collect(), windows.ends.clone());
+            for windows in [&windows, &taken] {
+                for block in (0..far.min(300)).chain(far.saturating_sub(70)..free + 200) {
+                    prop_assert_eq!(windows.window(block), Ok(walked(&all, block)), "block {}", block);
+                }
+            }
+        }
+
         #[test]
         fn a_blob_is_found_where_a_plain_search_finds_it(
             starts in prop::collection::btree_set(0u32..5000, 0..400),

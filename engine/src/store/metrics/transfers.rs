@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::super::drive::{Drive, Transferred, write_twice};
+use super::super::drive::{Drive, DriveError, Transferred};
 use super::super::log::Log;
 use super::super::types::BLOCK_BYTES;
 use super::names::{ReadFor, Step, WrittenFor};
@@ -82,7 +82,6 @@ impl<D: Drive> Log<D> {
         (buf, written)
     }
 
-    /// A drive that does not take what it is given, twice, takes no more changes: which of them it would keep, nobody knows.
     async fn write_uncounted(
         &self,
         extent: &D::Extent,
@@ -90,10 +89,30 @@ impl<D: Drive> Log<D> {
         buf: D::Buf,
     ) -> Transferred<D::Buf> {
         let _under_way = UnderWay::new(&self.metrics.writes);
-        let count = || add(&self.metrics.failed_writes, 1);
-        let (buf, written) = write_twice(&self.drive, extent, block, buf, count).await;
+        match self.drive.write(extent, block, buf).await {
+            (buf, Ok(())) => (buf, Ok(())),
+            // Nothing of this is kept ready by the writes that go well.
+            (buf, Err(reason)) => Box::pin(self.write_again(extent, block, buf, reason)).await,
+        }
+    }
+
+    /// The second try of [`write_twice`](super::super::drive::write_twice). A drive that fails that as well takes no more
+    /// changes: which of them it would keep, nobody knows.
+    async fn write_again(
+        &self,
+        extent: &D::Extent,
+        block: u64,
+        mut buf: D::Buf,
+        reason: DriveError,
+    ) -> Transferred<D::Buf> {
+        add(&self.metrics.failed_writes, 1);
+        let mut written = Err(reason);
+        if let Err(DriveError::Io { .. }) = written {
+            (buf, written) = self.drive.write(extent, block, buf).await;
+            let failed = u64::from(written.is_err());
+            add(&self.metrics.failed_writes, failed);
+        }
         if let Err(reason) = &written {
-            count();
             self.stop(Vec::new(), reason.clone());
         }
         (buf, written)

@@ -66,7 +66,7 @@ impl<D: Drive> Ledger<D> {
             let extent = self.extent(drive, copy).await?;
             let mut buf = drive.buffer(ROSTER_BLOCKS as usize * BLOCK_BYTES)?;
             roster.encode(buf.as_mut());
-            write_twice(drive, &extent, 0, buf, || ()).await.1?;
+            write_twice(drive, &extent, 0, buf).await.1?;
             drive.flush().await?;
         }
         Ok(())
