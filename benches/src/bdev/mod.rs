@@ -11,6 +11,7 @@ pub(crate) mod args;
 pub(crate) mod crew;
 mod job;
 mod load_error;
+pub(crate) mod memory;
 pub(crate) mod plan;
 mod rpc;
 pub(crate) mod session;

@@ -33,6 +33,7 @@ use rig::{Job, Kind, Rig, Side};
 use table::Row;
 
 use crate::bdev::args::FileApi;
+use crate::bdev::memory::{TouchError, touch};
 use crate::bdev::session::{Ground, Session, SessionError, with_session};
 use crate::config::{self, ConfigError, Create, FileDrive, MemoryDrive};
 use crate::cores;
@@ -129,6 +130,8 @@ pub(crate) enum StorePerfError {
         "blobs of {size} MiB need a drive of at least {needed} MiB: give more with --drive-size"
     )]
     DriveTooSmall { size: u64, needed: u64 },
+    #[error(transparent)]
+    Touch(#[from] TouchError),
     #[error("one core is named: give at least two with -m, as 0x3")]
     OneCore,
     #[error("the measurement's own program cannot be run: {0}")]
@@ -170,6 +173,15 @@ impl Drive {
             name: name.into(),
             bytes: Some(bytes),
             _file: None,
+        }
+    }
+
+    /// Makes a drive in memory one in use.
+    async fn touch(&self) -> Result<(), TouchError> {
+        let own = |create: &&Create| create.bdev_name() == self.name;
+        match self.create.iter().find(own) {
+            Some(Create::Malloc(_)) => touch(&self.name).await,
+            _ => Ok(()),
         }
     }
 
@@ -375,6 +387,7 @@ async fn rows(
         );
         say!("{}", table::HEAD);
     }
+    drive.touch().await?;
     let mut rows = Vec::new();
     for job in jobs {
         let row = Row::measure(&rig, job, &args.sides(job), args.rounds).await?;

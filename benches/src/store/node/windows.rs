@@ -18,6 +18,9 @@ use super::super::load::{Course, Done};
 use crate::load::histogram::Latencies;
 use crate::load::rng::Rng;
 
+/// How many positions are looked up at once.
+const AHEAD: usize = 64;
+
 struct Reads {
     store: NodeStore<SpdkDrive>,
     /// Of the windows.
@@ -25,6 +28,7 @@ struct Reads {
     bytes: u64,
     end_ticks: u64,
     rng: RefCell<Rng>,
+    ahead: RefCell<Vec<Position>>,
     in_flight: Cell<u32>,
     blobs: Cell<u64>,
     last_ticks: Cell<u64>,
@@ -37,8 +41,6 @@ struct Reads {
 struct Reading {
     reads: Rc<Reads>,
     position: Position,
-    /// What is read after it: looked up before, so that the load waits for no memory of its own.
-    next: Position,
     began_ticks: u64,
 }
 
@@ -48,12 +50,9 @@ impl ReadEnd<SpdkPayload> for Reading {
             return self.in_a_task(payload);
         }
         let Self {
-            reads,
-            next,
-            began_ticks,
-            ..
+            reads, began_ticks, ..
         } = self;
-        reads.next(payload, next, began_ticks);
+        reads.next(payload, began_ticks);
     }
 }
 
@@ -64,14 +63,13 @@ impl Reading {
         let Self {
             reads,
             position,
-            next,
             began_ticks,
         } = self;
         let own = Rc::clone(&reads);
         let begun = spawn_local("window", async move {
             let (payload, read) = own.store.read_position(REALM, position, payload).await;
             match (payload, read) {
-                (Some(payload), Ok(())) => own.next(payload, next, began_ticks),
+                (Some(payload), Ok(())) => own.next(payload, began_ticks),
                 (_, Err(error)) => own.over(Some(error.into())),
                 (None, Ok(())) => own.over(None),
             }
@@ -83,13 +81,19 @@ impl Reading {
 }
 
 impl Reads {
+    /// Hosts know what they read next; to look one up after the other would be to wait for memory each time, and to measure that.
     fn any(&self) -> Position {
-        let at = self.rng.borrow_mut().below(self.positions.len() as u64);
-        self.positions[at as usize]
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.is_empty() {
+            let mut rng = self.rng.borrow_mut();
+            let any = || self.positions[rng.below(self.positions.len() as u64) as usize];
+            ahead.extend(std::iter::repeat_with(any).take(AHEAD));
+        }
+        ahead.pop().expect("there are some")
     }
 
     /// One has ended that began then.
-    fn next(self: Rc<Self>, payload: SpdkPayload, position: Position, began_ticks: u64) {
+    fn next(self: Rc<Self>, payload: SpdkPayload, began_ticks: u64) {
         let now_ticks = ticks::now();
         self.latencies.borrow_mut().record(now_ticks - began_ticks);
         self.blobs.set(self.blobs.get() + 1);
@@ -97,14 +101,14 @@ impl Reads {
         if now_ticks >= self.end_ticks || handle().is_stopping() {
             return self.over(None);
         }
-        self.begin(payload, position, now_ticks);
+        self.begin(payload, now_ticks);
     }
 
-    fn begin(self: Rc<Self>, payload: SpdkPayload, position: Position, now_ticks: u64) {
+    fn begin(self: Rc<Self>, payload: SpdkPayload, now_ticks: u64) {
+        let position = self.any();
         let reading = Reading {
             reads: Rc::clone(&self),
             position,
-            next: self.any(),
             began_ticks: now_ticks,
         };
         let begun = self
@@ -148,6 +152,7 @@ pub(super) async fn read(
         bytes,
         end_ticks: start_ticks + (course.time.as_secs_f64() * hz) as u64,
         rng: RefCell::new(Rng::new(course.seed)),
+        ahead: RefCell::default(),
         in_flight: Cell::new(0),
         blobs: Cell::new(0),
         last_ticks: Cell::new(start_ticks),
@@ -160,8 +165,7 @@ pub(super) async fn read(
         .collect();
     for payload in payloads? {
         reads.in_flight.set(reads.in_flight.get() + 1);
-        let first = reads.any();
-        Rc::clone(&reads).begin(payload, first, ticks::now());
+        Rc::clone(&reads).begin(payload, ticks::now());
     }
     std::future::poll_fn(|cx| {
         if reads.in_flight.get() == 0 {
