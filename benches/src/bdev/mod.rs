@@ -11,7 +11,6 @@ pub(crate) mod args;
 pub(crate) mod crew;
 mod job;
 mod load_error;
-pub(crate) mod memory;
 pub(crate) mod plan;
 mod rpc;
 pub(crate) mod session;

@@ -187,9 +187,6 @@ pub(crate) fn gate(
         };
         let in_memory = rig(&memory, None);
         let on_disk = rig(&file, Some(directory));
-        if let Err(error) = memory.touch().await {
-            return Ok(Err(error.into()));
-        }
         Ok(all(session, &in_memory, &on_disk, rounds).await)
     })?;
     good

@@ -33,7 +33,6 @@ use rig::{Job, Kind, Rig, Side};
 use table::Row;
 
 use crate::bdev::args::FileApi;
-use crate::bdev::memory::{TouchError, touch};
 use crate::bdev::session::{Ground, Session, SessionError, with_session};
 use crate::config::{self, ConfigError, Create, FileDrive, MemoryDrive};
 use crate::cores;
@@ -130,8 +129,6 @@ pub(crate) enum StorePerfError {
         "blobs of {size} MiB need a drive of at least {needed} MiB: give more with --drive-size"
     )]
     DriveTooSmall { size: u64, needed: u64 },
-    #[error(transparent)]
-    Touch(#[from] TouchError),
     #[error("one core is named: give at least two with -m, as 0x3")]
     OneCore,
     #[error("the measurement's own program cannot be run: {0}")]
@@ -173,15 +170,6 @@ impl Drive {
             name: name.into(),
             bytes: Some(bytes),
             _file: None,
-        }
-    }
-
-    /// Makes a drive in memory one in use.
-    async fn touch(&self) -> Result<(), TouchError> {
-        let own = |create: &&Create| create.bdev_name() == self.name;
-        match self.create.iter().find(own) {
-            Some(Create::Malloc(_)) => touch(&self.name).await,
-            _ => Ok(()),
         }
     }
 
@@ -387,7 +375,6 @@ async fn rows(
         );
         say!("{}", table::HEAD);
     }
-    drive.touch().await?;
     let mut rows = Vec::new();
     for job in jobs {
         let row = Row::measure(&rig, job, &args.sides(job), args.rounds).await?;

@@ -24,7 +24,6 @@ use oriel_spdk::nvmf::{
 
 use super::plan::{BYTES_OF_SIZE, Place, SIZES, Served, Side, key};
 use super::{TargetError, Which, lvol};
-use crate::bdev::memory::touch;
 use crate::bdev::session::{Ground, with_session};
 use crate::out::say;
 
@@ -112,7 +111,6 @@ async fn peer(subsystems: &Subsystems, has_ended: &AtomicBool) -> Result<(), Tar
     for name in ["Raw", "Base"] {
         let made = create::malloc(subsystems, name, blocks, BLOCK);
         made.await.map_err(failed)?;
-        touch(name).await.map_err(failed)?;
     }
     let made = create::null(subsystems, "Null", blocks, BLOCK);
     made.await.map_err(failed)?;
@@ -179,7 +177,6 @@ async fn node(subsystems: &Subsystems, has_ended: &AtomicBool) -> Result<(), Tar
     let blocks = DRIVE_BYTES / u64::from(BLOCK);
     let made = create::malloc(subsystems, "Store", blocks, BLOCK);
     made.await.map_err(failed)?;
-    touch("Store").await.map_err(failed)?;
     let served = ours(subsystems, has_ended).await;
     delete(subsystems, &[(Kind::Malloc, "Store")]).await?;
     served

@@ -188,9 +188,6 @@ async fn rows(
         read_percent: 0,
         zipf_theta: 0.99,
     };
-    for drive in drives {
-        drive.touch().await?;
-    }
     let mut rows = Vec::new();
     for kind in kinds {
         for bytes in sizes {
