@@ -96,7 +96,7 @@ fn place_of(blobs: &[Known], start: u32) -> Result<usize, usize> {
     Err(low)
 }
 
-/// Windows are few enough bytes of their slab's bits where they have fewer blocks than this on average.
+/// Windows of fewer blocks than this, on average, are worth a bit for each block of their slab: 5 bytes for each of them at most.
 const DENSE_BLOCKS: usize = 40;
 /// Fewer windows than this are all in the caches.
 const MANY: usize = 256;
