@@ -220,7 +220,7 @@ fn hosts_that_do_nothing_leave_buffers_to_others() {
 }
 
 /// A committed window with these bytes.
-fn put_window(raw: &Namespace, bytes: &[u8]) -> u64 {
+pub(crate) fn put_window(raw: &Namespace, bytes: &[u8]) -> u64 {
     let position = reserve(raw, bytes.len() as u64).unwrap().position;
     write(raw, position.0, bytes.to_vec()).unwrap();
     let record = blob(8, bytes.len(), None);

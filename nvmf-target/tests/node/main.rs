@@ -8,6 +8,7 @@
 mod blobs;
 mod crowd;
 mod ends;
+mod fair;
 mod host;
 mod hostile;
 mod identity;

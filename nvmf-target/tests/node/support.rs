@@ -45,6 +45,8 @@ const FORMAT: NodeFormat = NodeFormat {
     slot_blocks: 1 << 30,
 };
 const FILE_BYTES: u64 = 256 << 20;
+/// A drive in memory: a few slabs.
+const MEMORY_BLOCKS: u64 = 16 << 10;
 /// The drives, as many of them as a node has.
 const DRIVES: [&str; 2] = ["drive", "second"];
 /// More writes than anybody sends.
@@ -94,6 +96,8 @@ pub(crate) struct NodeProcess {
 impl Setup {
     const PLAIN: Self = Self {
         drives: 1,
+        cores: 2,
+        in_memory: false,
         breaks: false,
         connections_max: None,
         put_time: oriel_nvmf_target::limits::PUT_TIME,
@@ -106,6 +110,9 @@ impl Setup {
 #[derive(Clone, Copy)]
 struct Setup {
     drives: usize,
+    cores: usize,
+    /// The drives are gone with the process.
+    in_memory: bool,
     /// The last of them can be made to fail.
     breaks: bool,
     /// Connections that it takes, if there is a limit.
@@ -155,6 +162,15 @@ impl NodeProcess {
         })
     }
 
+    /// With a drive in memory, and one core for everything: what hosts get then is what the node gives them in its turns.
+    pub(crate) fn start_on_one_core_in_memory() -> Self {
+        Self::start_as(Setup {
+            cores: 1,
+            in_memory: true,
+            ..Setup::PLAIN
+        })
+    }
+
     fn start_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         for drive in &DRIVES[..setup.drives] {
@@ -169,12 +185,18 @@ impl NodeProcess {
 
     fn start_at(address: SocketAddr, directory: Rc<tempfile::TempDir>, setup: Setup) -> Self {
         let (port, path) = (address.port(), directory.path());
-        let Setup { drives, breaks, .. } = setup;
+        let Setup {
+            drives,
+            cores,
+            in_memory,
+            breaks,
+            ..
+        } = setup;
         let millis = setup.put_time.as_millis();
         let most = setup.connections_max.unwrap_or_default();
         let patience = setup.host_patience.as_millis();
         let how = format!(
-            "{port} {drives} {breaks} {most} {millis} {patience} {}",
+            "{port} {drives} {cores} {in_memory} {breaks} {most} {millis} {patience} {}",
             path.display()
         );
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -186,6 +208,8 @@ impl NodeProcess {
                 "--test-threads=1",
             ])
             .env(HOW, how)
+            // A node on one core does everything on the test's thread, and what is built for tests takes much of a stack.
+            .env("RUST_MIN_STACK", "8388608")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -344,13 +368,16 @@ pub(crate) fn node_main() {
         .with_writer(std::io::stderr)
         .init();
     let how = std::env::var(HOW).expect("the test that starts this says how");
-    let mut how = how.splitn(7, ' ');
+    let mut how = how.splitn(9, ' ');
     let mut next = || how.next().unwrap();
-    let (port, drives, breaks) = (next(), next(), next());
+    let (port, drives, cores) = (next(), next(), next());
+    let (in_memory, breaks) = (next(), next());
     let (most, put_time, patience, directory) = (next(), next(), next(), next());
     let millis = |text: &str| Duration::from_millis(text.parse().unwrap());
     let setup = Setup {
         drives: drives.parse().unwrap(),
+        cores: cores.parse().unwrap(),
+        in_memory: in_memory.parse().unwrap(),
         breaks: breaks.parse().unwrap(),
         connections_max: Some(most.parse().unwrap()).filter(|most| *most > 0),
         put_time: millis(put_time),
@@ -360,7 +387,7 @@ pub(crate) fn node_main() {
     let directory = PathBuf::from(directory);
     let env = EnvOptions {
         name: "node-test".into(),
-        cores: CoreSet::allowed().first(2),
+        cores: CoreSet::allowed().first(setup.cores),
         ..EnvOptions::default()
     };
     let env = env.start().unwrap();
@@ -395,11 +422,21 @@ async fn serve(
     setup: Setup,
 ) {
     let drives = &DRIVES[..setup.drives];
+    let kind = if setup.in_memory {
+        Kind::Malloc
+    } else {
+        Kind::Aio
+    };
     let mut breaks = None;
     let mut seats = Vec::new();
     for drive in drives {
         let path = directory.join(drive);
-        create::aio(subsystems, drive, &path, 4096).await.unwrap();
+        // In boxes, as all that is this long.
+        match kind {
+            Kind::Malloc => Box::pin(create::malloc(subsystems, drive, MEMORY_BLOCKS, 4096)).await,
+            _ => Box::pin(create::aio(subsystems, drive, &path, 4096)).await,
+        }
+        .unwrap();
         let mut device = String::from(*drive);
         if setup.breaks && Some(drive) == drives.last() {
             device = create::error(subsystems, drive).await.unwrap();
@@ -480,6 +517,6 @@ async fn serve(
             .unwrap();
     }
     for drive in drives {
-        create::delete(subsystems, Kind::Aio, drive).await.unwrap();
+        create::delete(subsystems, kind, drive).await.unwrap();
     }
 }

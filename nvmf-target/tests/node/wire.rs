@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 
 /// Longer than anything takes on a machine that does much else.
@@ -269,6 +271,16 @@ impl Wire {
             if is_last {
                 return Ok(read);
             }
+        }
+    }
+
+    /// Takes what has come already, as far as there is room for it; 0 is nothing.
+    pub(crate) fn take(&mut self, bytes: &mut [u8]) -> usize {
+        match rustix::net::recv(&self.stream, bytes, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => panic!("the target has hung up"),
+            Ok((taken, _)) => taken,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => panic!("nothing can be taken: {error}"),
         }
     }
 
