@@ -23,6 +23,7 @@ mod node;
 mod observe;
 mod puts;
 mod status;
+mod trouble;
 
 pub use error::{StartError, StopError};
 pub use hosts::{Host, HostKeys, Hosts};

@@ -59,3 +59,9 @@ pub const REFUSED_LOOK: Duration = Duration::from_secs(1);
 
 /// The least time between two lines of the log about that.
 pub const REFUSED_REST: Duration = Duration::from_secs(30);
+
+/// Failures of hosts' requests that are told one by one, of one status and core.
+pub const TROUBLE_TOLD: u64 = 10;
+
+/// How long further ones are counted only.
+pub const TROUBLE_REST: Duration = Duration::from_secs(30);

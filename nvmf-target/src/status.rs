@@ -4,6 +4,8 @@ use oriel_engine::store::{DriveError, NodeError, StoreError};
 use oriel_protocol::Status;
 use oriel_spdk::bdev::IoError;
 
+use crate::trouble;
+
 /// What was being done: the same error means different things to a plain initiator and to a client of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Doing {
@@ -59,10 +61,12 @@ pub(crate) fn status_of(error: &NodeError, doing: Doing) -> Status {
             | Status::Stopped
             | Status::DriveLost
     );
-    if is_trouble {
-        tracing::error!(%error, ?status, "a request of a host failed");
-    } else {
-        tracing::debug!(%error, ?status, "a request of a host failed");
+    match is_trouble.then(|| trouble::tell(status)).flatten() {
+        Some(untold) => {
+            let untold = (untold > 0).then_some(untold);
+            tracing::error!(%error, ?status, untold, "a request of a host failed");
+        }
+        None => tracing::debug!(%error, ?status, "a request of a host failed"),
     }
     status
 }
