@@ -41,6 +41,7 @@ pub mod pdu;
 mod pending;
 mod poller;
 mod request;
+mod sums;
 
 pub use controller::{Connecting, Controller};
 pub use discover::discover;

@@ -81,6 +81,9 @@ pub const KERNEL_PAUSE: Duration = Duration::from_millis(50);
 /// Memory that begins at a multiple of this suits every device of the kernel's.
 pub const ALIGNMENT: usize = 4096;
 
+/// Requests that a caller has under way who gets one blob: its data, and their checksums.
+pub const REQUESTS_OF_ONE: usize = 2;
+
 /// Windows that a blob client remembers.
 pub const WINDOWS_REMEMBERED: usize = 64 << 10;
 

@@ -52,6 +52,11 @@ pub trait Memory: Any + Send {
 
     /// Its bytes to write to, if the CPU can reach them.
     fn host_mut(&mut self) -> Option<&mut [u8]>;
+
+    /// Bytes have come that a command fills it with, while others are still on their way: for memory that has something to do
+    /// with them while they are in the CPU's cache. What lies before them in the same block of the device has come, too. A
+    /// transport need not say so; bytes that come once more, after a lost connection, it does tell again.
+    fn arrived(&mut self, _bytes: Range<usize>) {}
 }
 
 fn region_of(bytes: &[u8]) -> Region {
@@ -181,6 +186,11 @@ impl<M: Memory> Memory for Part<M> {
 
     fn host_mut(&mut self) -> Option<&mut [u8]> {
         self.memory.host_mut()?.get_mut(self.range.clone())
+    }
+
+    fn arrived(&mut self, bytes: Range<usize>) {
+        let from = self.range.start;
+        self.memory.arrived(from + bytes.start..from + bytes.end);
     }
 }
 

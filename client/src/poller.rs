@@ -28,6 +28,7 @@ impl Poller {
 
     /// Does the I/O until the controller is closed.
     pub(crate) fn run(&mut self) {
+        self.0.has_thread();
         loop {
             match self.poll() {
                 Turn::Busy => {}

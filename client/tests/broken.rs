@@ -43,7 +43,7 @@ fn broken_controllers_are_told_what_they_did() {
                 .map(|(token, _)| *token)
                 .collect();
             assert_eq!(left, [1, 2], "{name}");
-            assert!(rig.memory.0[&1].len() == 8192 && rig.memory.0[&2] == [0; 8192]);
+            assert!(rig.memory.bytes[&1].len() == 8192 && rig.memory.bytes[&2] == [0; 8192]);
         }
         kinds += 1;
     };
@@ -375,7 +375,7 @@ proptest! {
         rig.submit(1, 2, Flow::In, vec![0; 8192]);
         rig.submit(2, 1, Flow::Out, vec![0; 8192]);
         rig.submit(3, 2, Flow::In, vec![0; 4096]);
-        rig.memory.0.insert(9, vec![0x77; 8192]);
+        rig.memory.bytes.insert(9, vec![0x77; 8192]);
         let cids: Vec<u16> = (0..3).map(|_| rig.next_capsule().cid()).collect();
         let mut stream = data(cids[0], 0, &[1; 4096], 0, 4, digests);
         stream.extend(r2t(cids[1], 5, 0, 4096, digests));
@@ -409,8 +409,8 @@ proptest! {
         ended.extend(rig.connection.abandon().iter().map(|(token, _)| *token));
         ended.sort_unstable();
         prop_assert_eq!(ended, [1, 2, 3]);
-        prop_assert!(rig.memory.0[&9] == [0x77; 8192]);
-        prop_assert!(rig.memory.0[&2] == [0; 8192]);
+        prop_assert!(rig.memory.bytes[&9] == [0x77; 8192]);
+        prop_assert!(rig.memory.bytes[&2] == [0; 8192]);
     }
 
     #[test]

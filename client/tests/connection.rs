@@ -43,13 +43,14 @@ fn honest_exchange(seed: u64, digests: Digests) {
     let mut steps: VecDeque<Step> = VecDeque::new();
     let mut expected: HashMap<Token, Vec<u8>> = HashMap::new();
     let mut written: HashMap<u16, (Token, Vec<u8>)> = HashMap::new();
-    let (mut next, mut ended) = (0, 0);
+    let (mut next, mut ended, mut read, mut told_of) = (0, 0, 0, 0);
     let total = 60;
     while ended < total {
         while next < total && rig.connection.room() > 0 && chance.below(3) > 0 {
             let bytes = [0, 4, 512, 4096, 4100, 20_000, 131_072][chance.below(7)];
             let content = chance.bytes(bytes);
             if chance.below(2) == 0 {
+                read += content.len();
                 expected.insert(next, content.clone());
                 rig.submit(next, 2, Flow::In, vec![0; bytes]);
             } else {
@@ -174,10 +175,14 @@ fn honest_exchange(seed: u64, digests: Digests) {
             let content = expected.remove(&done.token).unwrap();
             assert_eq!(done.transferred as usize, content.len());
             assert!(
-                rig.memory.0[&done.token] == content,
+                rig.memory.bytes[&done.token] == content,
                 "seed {seed}: {}",
                 done.token
             );
+            // All that a read has brought was told, in order, when it was there.
+            let told = rig.memory.told.remove(&done.token).unwrap_or_default();
+            assert!(told.is_empty() || told == content, "seed {seed}");
+            told_of += told.len();
             let (cid, (_, sent)) = written
                 .iter()
                 .find(|(_, (token, _))| *token == done.token)
@@ -189,6 +194,7 @@ fn honest_exchange(seed: u64, digests: Digests) {
             ended += 1;
         }
     }
+    assert_eq!(told_of, read, "seed {seed}");
     assert_eq!(rig.connection.under_way(), 0);
     assert!(rig.connection.abandon().is_empty());
 }
@@ -243,7 +249,7 @@ fn read_data_are_not_copied() {
         assert_eq!(staged, input.len() - direct);
         for (token, cid) in (0..4).zip(cids) {
             assert_eq!(rig.done().token, token);
-            assert!(rig.memory.0[&token] == [cid as u8; 65_536]);
+            assert!(rig.memory.bytes[&token] == [cid as u8; 65_536]);
         }
     }
 }
@@ -287,7 +293,7 @@ fn memory_is_kept_until_it_is_sent() {
 fn what_was_not_sent_was_not_done() {
     let mut rig = Rig::ready(Digests::NONE, 5, 0, 4096);
     let soon = Instant::now() + Duration::from_secs(1);
-    rig.memory.0.insert(1, Vec::new());
+    rig.memory.bytes.insert(1, Vec::new());
     let command = Command::new(0, 1, Flow::None);
     assert!(rig.connection.submit(1, command, 0, Some(soon)));
     assert!(rig.connection.expired(Instant::now()).is_none());

@@ -45,7 +45,9 @@ pub(super) fn run(core: u32) -> Result<(), TargetError> {
     let speed = match plan.initiator {
         Initiator::Rust | Initiator::Threaded => without_spdk(core, plan),
         Initiator::Spdk => with_spdk(core, plan),
-        Initiator::Python => Err(failed("Python's client is a program of its own")),
+        Initiator::Python | Initiator::Sockets => {
+            Err(failed("Python's client and plain sockets attach nothing"))
+        }
     };
     let text = serde_json::to_string(&speed?).expect("a speed is plain data");
     say!("{text}");
@@ -53,7 +55,7 @@ pub(super) fn run(core: u32) -> Result<(), TargetError> {
 }
 
 /// What all who work together count.
-struct Counts {
+pub(super) struct Counts {
     start: Instant,
     end: Instant,
     bytes: u64,
@@ -92,18 +94,24 @@ impl CoreTime {
 impl Counts {
     fn new(plan: &Plan) -> Result<Rc<Self>, TargetError> {
         let now = Instant::now();
-        let start = now + WARM_UP;
         let pace = plan
             .pace
             .map(|pace| (now, Duration::from_secs_f64(pace.recip())));
-        Ok(Rc::new(Self {
+        let counts = Self::lasting(plan.seconds, plan.bytes)?;
+        Ok(Rc::new(Self { pace, ..counts }))
+    }
+
+    /// For operations of so many bytes, without a pace.
+    pub(super) fn lasting(seconds: u32, bytes: u64) -> Result<Self, TargetError> {
+        let start = Instant::now() + WARM_UP;
+        Ok(Self {
             start,
-            pace,
-            end: start + Duration::from_secs(plan.seconds.into()),
-            bytes: plan.bytes,
+            pace: None,
+            end: start + Duration::from_secs(seconds.into()),
+            bytes,
             latencies: RefCell::new(Histogram::new_with_max(LONGEST_NS, 3).map_err(failed)?),
             core: CoreTime::default(),
-        }))
+        })
     }
 
     /// Waits until the next one may be asked for by one of `depth` who work together.
@@ -118,7 +126,7 @@ impl Counts {
     }
 
     /// Counts one that began at `from` and has ended; false when time is up.
-    fn count(&self, from: Instant) -> bool {
+    pub(super) fn count(&self, from: Instant) -> bool {
         let now = Instant::now();
         if now >= self.end {
             CoreTime::look(&self.core.last);
@@ -132,7 +140,7 @@ impl Counts {
         true
     }
 
-    fn speed(&self) -> Speed {
+    pub(super) fn speed(&self) -> Speed {
         let latencies = self.latencies.borrow();
         let seconds = (self.end - self.start).as_secs_f64();
         let per_second = latencies.len() as f64 / seconds;

@@ -10,12 +10,14 @@
 //!
 //! The targets are programs of their own, since v20.07 cannot have two with the same transport in one. Whoever is not
 //! measured is stopped (SIGSTOP): it would poll on the same core. Mooncake's store, where there is one, is started for each
-//! of its measurements, and has both cores.
+//! of its measurements, and has both cores. Gets stand beside plain sockets on the same cores, too, which is what the kernel gives.
 //!
 //! All sides have drives in memory of the same size, transports of the same settings, and one connection. What is read is
 //! equally much everywhere: of the node the windows of its blobs, of the others as many places of the same length.
 
+mod gate;
 mod host;
+mod loopback;
 mod lvol;
 mod mooncake;
 mod neighbours;
@@ -35,6 +37,7 @@ use crate::bdev::session::SessionError;
 use crate::cores;
 use crate::out::say;
 use crate::size;
+pub(crate) use gate::gate;
 pub(crate) use mooncake::MooncakeArgs;
 pub(crate) use neighbours::{NeighboursArgs, gate as gate_neighbours, run as run_neighbours};
 use plan::{Initiator, Kind, Plan, Served, Side, Speed};
@@ -94,10 +97,12 @@ enum Which {
 }
 
 impl Which {
-    fn of(side: Side) -> Self {
+    /// The program that serves a side, if one of these does.
+    fn of(side: Side) -> Option<Self> {
         match side {
-            Side::Oriel => Self::Node,
-            Side::Raw | Side::Lvol | Side::Null | Side::Mooncake => Self::Peer,
+            Side::Oriel => Some(Self::Node),
+            Side::Raw | Side::Lvol | Side::Null => Some(Self::Peer),
+            Side::Mooncake | Side::Loopback | Side::Copied => None,
         }
     }
 }
@@ -222,6 +227,7 @@ impl Targets {
     fn has(&self, side: Side) -> bool {
         match side {
             Side::Mooncake => self.mooncake.is_there(),
+            Side::Loopback | Side::Copied => true,
             side => self.served.has(side),
         }
     }
@@ -233,18 +239,21 @@ impl Targets {
         job: (Kind, u64, u32),
         (round, seconds): (u32, u32),
     ) -> Result<Speed, TargetError> {
-        let is_ours = side != Side::Mooncake;
         for program in &self.programs {
-            program.signal(match is_ours && program.which == Which::of(side) {
+            program.signal(match Which::of(side) == Some(program.which) {
                 true => Signal::CONT,
                 false => Signal::STOP,
             })?;
         }
-        if !is_ours {
-            return self.mooncake.measure(self.cores, job, (round, seconds));
+        let how = (seconds, side == Side::Copied);
+        match side {
+            Side::Mooncake => self.mooncake.measure(self.cores, job, (round, seconds)),
+            Side::Loopback | Side::Copied => loopback::measure(self.cores, (job.1, job.2), how),
+            _ => {
+                let plan = self.served.plan(side, initiator, job);
+                measure(self.cores[1], &plan.timed(seconds, round.into()))
+            }
         }
-        let plan = self.served.plan(side, initiator, job);
-        measure(self.cores[1], &plan.timed(seconds, round.into()))
     }
 }
 
@@ -348,113 +357,4 @@ pub(crate) fn run(args: &TargetArgs) -> Result<(), TargetError> {
         say!("{text}");
     }
     Ok(())
-}
-
-/// A promise: one side and initiator beside another.
-struct Check {
-    name: &'static str,
-    job: (Kind, u64, u32),
-    ours: (Kind, Side, Initiator),
-    theirs: (Kind, Side, Initiator),
-    bound: f64,
-}
-
-const KIB4: u64 = plan::SIZES[0];
-const KIB128: u64 = plan::SIZES[1];
-
-const fn window(name: &'static str, bytes: u64, beside: Side, bound: f64) -> Check {
-    Check {
-        name,
-        job: (Kind::Read, bytes, 32),
-        ours: (Kind::Read, Side::Oriel, Initiator::Spdk),
-        theirs: (Kind::Read, beside, Initiator::Spdk),
-        bound,
-    }
-}
-
-const fn initiator(name: &'static str, bytes: u64, bound: f64) -> Check {
-    Check {
-        name,
-        job: (Kind::Read, bytes, 32),
-        ours: (Kind::Read, Side::Raw, Initiator::Rust),
-        theirs: (Kind::Read, Side::Raw, Initiator::Spdk),
-        bound,
-    }
-}
-
-const CHECKS: [Check; 8] = [
-    window("window 4 KiB, beside a thick lvol", KIB4, Side::Lvol, 0.98),
-    window(
-        "window 128 KiB, beside a thick lvol",
-        KIB128,
-        Side::Lvol,
-        0.98,
-    ),
-    window("window 4 KiB, beside the drive", KIB4, Side::Raw, 0.90),
-    window("window 128 KiB, beside the drive", KIB128, Side::Raw, 0.98),
-    initiator("our initiator, 4 KiB", KIB4, 0.70),
-    initiator("our initiator, 128 KiB", KIB128, 0.95),
-    Check {
-        name: "LOCATE beside a null read of 4 KiB",
-        job: (Kind::Locate, KIB4, 32),
-        ours: (Kind::Locate, Side::Oriel, Initiator::Rust),
-        theirs: (Kind::Read, Side::Null, Initiator::Rust),
-        bound: 0.80,
-    },
-    Check {
-        name: "get 1 MiB, QD 1, beside mooncake",
-        job: (Kind::Get, plan::SIZES[2], 1),
-        ours: (Kind::Get, Side::Oriel, Initiator::Rust),
-        theirs: (Kind::Get, Side::Mooncake, Initiator::Python),
-        bound: 5.0,
-    },
-];
-
-/// Prints a line for each promise, and says whether all are kept.
-pub(crate) fn gate(
-    rounds: u32,
-    seconds: u32,
-    mooncake: &MooncakeArgs,
-) -> Result<bool, TargetError> {
-    let targets = Targets::start(two_cores(None)?, mooncake)?;
-    say!(
-        "{rounds} rounds of {seconds} s a side, IOPS, median of the rounds' ratios, over TCP, QD 32"
-    );
-    say!(
-        "{:<36} {:>11} {:>11} {:>7} {:>16} {:>6}",
-        "",
-        "ours",
-        "theirs",
-        "ratio",
-        "spread",
-        "bound"
-    );
-    let mut good = true;
-    for check in &CHECKS {
-        if ![check.ours.1, check.theirs.1]
-            .iter()
-            .all(|side| targets.has(*side))
-        {
-            let why = match check.theirs.1 {
-                Side::Mooncake => mooncake::REMEDY,
-                _ => "this SPDK was built without logical volumes",
-            };
-            say!("{:<36} not measured: {why}", check.name);
-            good = false;
-            continue;
-        }
-        let (_, bytes, depth) = check.job;
-        let mut pairs = Vec::new();
-        for round in 0..rounds {
-            let one = |(kind, side, initiator): (Kind, Side, Initiator)| {
-                let job = (kind, bytes, depth);
-                targets.measure((side, initiator), job, (round, seconds))
-            };
-            pairs.push((one(check.ours)?, one(check.theirs)?));
-        }
-        let (line, passed) = table::verdict(check.name, &pairs, check.bound);
-        say!("{line}");
-        good &= passed;
-    }
-    Ok(good)
 }

@@ -26,6 +26,10 @@ pub(super) enum Side {
     Oriel,
     /// Mooncake's store, in memory.
     Mooncake,
+    /// Nothing: as many bytes by plain sockets, from where they lie in memory.
+    Loopback,
+    /// The same, from a copy that is made first, as a drive in memory is read.
+    Copied,
 }
 
 impl Side {
@@ -36,6 +40,8 @@ impl Side {
             Self::Null => "null",
             Self::Oriel => "oriel",
             Self::Mooncake => "mooncake",
+            Self::Loopback => "loopback",
+            Self::Copied => "copied",
         }
     }
 }
@@ -52,6 +58,8 @@ pub(super) enum Initiator {
     Threaded,
     /// The client of the Python package.
     Python,
+    /// Nobody: plain sockets.
+    Sockets,
 }
 
 impl Initiator {
@@ -61,6 +69,7 @@ impl Initiator {
             Self::Rust => "ours",
             Self::Threaded => "thread",
             Self::Python => "Python",
+            Self::Sockets => "sockets",
         }
     }
 }

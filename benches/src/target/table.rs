@@ -50,6 +50,8 @@ pub(super) fn sides(kind: Kind, is_there: impl Fn(Side) -> bool) -> Vec<(Side, I
         Kind::Put => vec![(Side::Oriel, Initiator::Rust)],
         Kind::Get => vec![
             (Side::Mooncake, Initiator::Python),
+            (Side::Loopback, Initiator::Sockets),
+            (Side::Copied, Initiator::Sockets),
             (Side::Oriel, Initiator::Rust),
         ],
     };
@@ -60,7 +62,7 @@ pub(super) fn sides(kind: Kind, is_there: impl Fn(Side) -> bool) -> Vec<(Side, I
 /// What a side does in a job: drives can only be read.
 pub(super) fn kind_at(kind: Kind, side: Side) -> Kind {
     match side {
-        Side::Oriel | Side::Mooncake => kind,
+        Side::Oriel | Side::Mooncake | Side::Loopback | Side::Copied => kind,
         Side::Raw | Side::Lvol | Side::Null => Kind::Read,
     }
 }
@@ -80,8 +82,8 @@ impl Row {
         let line = |&(side, initiator): &(Side, Initiator)| {
             let (ours, theirs) = (of(Side::Oriel, initiator), of(side, initiator));
             let ours = match side {
-                // It has a client of its own.
-                Side::Mooncake => of(Side::Oriel, Initiator::Rust),
+                // They have clients of their own.
+                Side::Mooncake | Side::Loopback | Side::Copied => of(Side::Oriel, Initiator::Rust),
                 _ => ours,
             };
             let compared = compare(ours.iter().copied().zip(theirs.iter().copied()));
@@ -161,15 +163,28 @@ pub(super) fn verdict(name: &str, pairs: &[(Speed, Speed)], bound: f64) -> (Stri
         return (format!("{name:<36} not measured"), false);
     };
     let passed = (compared.ratio * 1000.0).round() >= (bound * 1000.0).round();
-    let spread = format!("{:.3} to {:.3}", compared.ratio_min, compared.ratio_max);
     let line = format!(
-        "{name:<36} {:>11.0} {:>11.0} {:>7.3} {spread:>16} {bound:>6.2} {}",
-        compared.ours,
-        compared.theirs,
-        compared.ratio,
+        "{} {bound:>6.2} {}",
+        figures(name, &compared),
         if passed { "PASS" } else { "SHORT" }
     );
     (line, passed)
+}
+
+/// One side beside another, to which nothing is promised.
+pub(super) fn beside(name: &str, pairs: &[(Speed, Speed)]) -> String {
+    compare(pairs.iter().copied()).map_or_else(
+        || format!("{name:<36} not measured"),
+        |compared| figures(name, &compared),
+    )
+}
+
+fn figures(name: &str, compared: &Comparison) -> String {
+    let spread = format!("{:.3} to {:.3}", compared.ratio_min, compared.ratio_max);
+    format!(
+        "{name:<36} {:>11.0} {:>11.0} {:>7.3} {spread:>16}",
+        compared.ours, compared.theirs, compared.ratio
+    )
 }
 
 #[cfg(test)]
@@ -214,5 +229,7 @@ mod tests {
         assert!(passed && line.ends_with("0.98 PASS"), "{line}");
         assert!(!verdict("windows", &pairs, 0.981).1);
         assert!(!verdict("windows", &[], 0.98).1);
+        let without = beside("windows", &pairs);
+        assert_eq!(line, format!("{without}   0.98 PASS"));
     }
 }

@@ -37,6 +37,7 @@ fn a_node_and_its_peers_are_measured_by_both_initiators() {
         ["locate", "rust", "oriel"],
         ["put", "rust", "oriel"],
         ["get", "rust", "oriel"],
+        ["get", "sockets", "loopback"],
     ] {
         assert!(is_seen(words), "{words:?} of {seen:?}");
     }

@@ -6,9 +6,11 @@ use oriel_protocol::limits::BLOCK_BYTES;
 use oriel_protocol::{Checksum, InParts, Key, Location, Place, Position, Status, Vector, trailer};
 
 use super::join::both;
+use super::summed::Summed;
 use super::{BLOCK, BlobError, Blobs, Failure, Outcome, Transport, refused};
 use crate::limits::MOVES_MAX;
 use crate::memory::{Memory, Part};
+use crate::sums::crc32c;
 
 /// Blocks of a blob.
 #[derive(Clone, Copy)]
@@ -261,7 +263,7 @@ impl<T: Transport> Blobs<T> {
                 let (memory, read) = self.read(key, location.position, blocks, memory).await;
                 let checked = read.and_then(|()| {
                     let bytes = memory.host().ok_or(BlobError::NotHostMemory)?;
-                    check(key, location, 0, expected, crc32c::crc32c(bytes))
+                    check(key, location, 0, expected, crc32c(bytes))
                 });
                 (memory, checked)
             }
@@ -320,15 +322,18 @@ impl<T: Transport> Blobs<T> {
             count: last - first + 1,
         };
         let room = vec![0; of_vector.count as usize * BLOCK];
-        let ((memory, read), (checksums, read_checksums)) = both(
-            self.read(key, location.position, blocks, memory),
+        let ((summed, read), (checksums, read_checksums)) = both(
+            self.read(key, location.position, blocks, Summed::new(memory)),
             self.read(key, vector.position, of_vector, room),
         )
         .await;
-        let checked = read.and(read_checksums).and_then(|()| {
-            let bytes = memory.host().ok_or(BlobError::NotHostMemory)?;
-            check_large(key, location, blocks, bytes, first, &checksums)
-        });
+        if let Err(error) = read.and(read_checksums) {
+            return (summed.into_inner(), Err(error));
+        }
+        let (memory, sums) = summed.into_parts();
+        let checked = sums
+            .ok_or(BlobError::NotHostMemory)
+            .and_then(|sums| check_large(key, location, blocks, &sums, first, &checksums));
         (memory, checked)
     }
 }
@@ -376,7 +381,7 @@ fn check_large<E: Failure>(
     key: &Key,
     location: &Location,
     blocks: Blocks,
-    bytes: &[u8],
+    found: &[u32],
     first_of_vector: u64,
     checksums: &[u8],
 ) -> Result<(), BlobError<E>> {
@@ -386,17 +391,11 @@ fn check_large<E: Failure>(
         .map(|(index, block)| trailer::Block::decode(block, position, length, index as u32))
         .collect();
     let vectors = vectors?;
-    for (block, data) in (blocks.first..).zip(bytes.chunks_exact(BLOCK)) {
+    for (block, found) in (blocks.first..).zip(found) {
         let (index, place) = trailer::place_of(block);
         let vector = vectors.get((index - first_of_vector) as usize);
         let expected = vector.and_then(|vector| vector.checksum(place));
-        check(
-            key,
-            location,
-            block,
-            expected.unwrap_or(0),
-            crc32c::crc32c(data),
-        )?;
+        check(key, location, block, expected.unwrap_or(0), *found)?;
     }
     Ok(())
 }

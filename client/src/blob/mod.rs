@@ -20,6 +20,7 @@ mod get;
 mod join;
 mod list;
 mod stream;
+mod summed;
 mod transport;
 mod windows;
 
@@ -36,6 +37,7 @@ pub use transport::{Failure, Transport};
 
 use crate::limits::{WINDOW_TRIES, WINDOWS_REMEMBERED};
 use crate::memory::Nothing;
+use crate::sums::crc32c;
 use join::all;
 use windows::Windows;
 
@@ -124,7 +126,7 @@ impl<T: Transport> Blobs<T> {
     ) -> Outcome<Put, T> {
         let end = bytes.len();
         bytes.resize(length.blocks() as usize * BLOCK, 0);
-        let checksum = Some(crc32c::crc32c(&bytes));
+        let checksum = Some(crc32c(&bytes));
         let blob = Blob {
             key,
             kind,
@@ -194,7 +196,7 @@ impl<T: Transport> Blobs<T> {
         };
         let end = bytes.len();
         bytes.resize(length.blocks() as usize * BLOCK, 0);
-        let checksum = crc32c::crc32c(&bytes);
+        let checksum = crc32c(&bytes);
         let (mut bytes, written) = self.transport.write(position, bytes).await;
         bytes.truncate(end);
         let written = written.map_err(|error| refused("a write", key, error));

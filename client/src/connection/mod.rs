@@ -23,6 +23,7 @@ mod receive;
 mod transmit;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Instant;
 
 pub use error::ConnectionError;
@@ -44,6 +45,8 @@ pub trait Buffers {
     fn bytes(&self, token: Token) -> Option<&[u8]>;
     /// The bytes that a command's data go to.
     fn bytes_mut(&mut self, token: Token) -> Option<&mut [u8]>;
+    /// These of a command's data have come, and all before them.
+    fn arrived(&mut self, _token: Token, _bytes: Range<usize>) {}
 }
 
 /// What a connection is to be.

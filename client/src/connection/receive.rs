@@ -11,6 +11,7 @@ use super::{Buffers, Connection, ConnectionError, DataDigest, Phase, Token};
 use crate::limits::{READS_PER_TURN, SHORT_DATA_BYTES, STAGING_BYTES};
 use crate::nvme::{Completion, Flow};
 use crate::pdu::{DIGEST_BYTES, HEADER_BYTES, IC_BYTES, IcResp, Incoming, PduError, Term, kind};
+use crate::sums::crc32c_append;
 
 /// Why receiving has paused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -261,17 +262,18 @@ impl Connection {
     }
 
     /// So many bytes are where they belong.
-    fn placed(&mut self, buffers: &dyn Buffers, bytes: u32) -> Result<(), ConnectionError> {
+    fn placed(&mut self, buffers: &mut dyn Buffers, bytes: u32) -> Result<(), ConnectionError> {
         let State::Data(mut data) = self.receiver.state else {
             return Ok(());
         };
+        let place = data.at as usize..(data.at + bytes) as usize;
         if self.digests.data {
-            let from = data.at as usize;
             let whole = buffers.bytes(data.token);
-            let part = whole.and_then(|whole| whole.get(from..from + bytes as usize));
+            let part = whole.and_then(|whole| whole.get(place.clone()));
             let part = part.ok_or(ConnectionError::Memory)?;
-            data.digest = crc32c::crc32c_append(data.digest, part);
+            data.digest = crc32c_append(data.digest, part);
         }
+        buffers.arrived(data.token, place);
         data.at += bytes;
         data.left -= bytes;
         if data.left > 0 {

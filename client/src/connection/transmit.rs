@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 use super::{Buffers, Connection, ConnectionError};
 use crate::limits::{CHUNKS_MAX, SLICES_MAX};
 use crate::pdu::{DIGEST_BYTES, Header, command_header, data_header, term_req};
+use crate::sums::crc32c;
 
 /// What a connection has to send.
 #[derive(Clone, Copy, Debug)]
@@ -284,7 +285,7 @@ impl Connection {
             return Ok(None);
         }
         let payload = self.payload(buffers, slot, offset, bytes)?;
-        Ok(Some(crc32c::crc32c(payload).to_le_bytes()))
+        Ok(Some(crc32c(payload).to_le_bytes()))
     }
 
     /// Leaves only a word about the error to be sent, if there is one to say and no PDU is half sent.

@@ -81,7 +81,7 @@ impl Driver {
             }
             for (token, is_begun) in link.connection.abandon() {
                 let (number, part) = parts_of(token);
-                if let Some(request) = self.requests.0.get_mut(number) {
+                if let Some(request) = self.requests.all.get_mut(number) {
                     let peer = &self.shared.peer;
                     if request.part_lost(peer, part, is_begun, resubmissions, &cause) {
                         let is_admin = request.submission.is_admin;

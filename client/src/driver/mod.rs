@@ -14,6 +14,7 @@ mod down;
 mod inbox;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use slab::Slab;
 use crate::association::{Association, Dialler, keep_alive_failed};
 use crate::connection::{Buffers, Connection, Done, Received, Token};
 use crate::error::{CommandError, ConnectError, LinkError};
-use crate::limits::{QUEUES_MAX, TIMER_STEP};
+use crate::limits::{QUEUES_MAX, REQUESTS_OF_ONE, TIMER_STEP};
 use crate::link::{Link, timespec};
 use crate::nvme::command::{CommandName, admin};
 use crate::nvme::identify::ControllerData;
@@ -54,7 +55,11 @@ pub enum Turn {
 }
 
 /// Requests by number; a token is a request's number and a part's.
-struct Requests(Slab<Request>);
+struct Requests {
+    all: Slab<Request>,
+    /// The thread is the controller's own, and callers wait on others.
+    is_thread_own: bool,
+}
 
 const KEEP_ALIVE: Token = u64::MAX;
 
@@ -69,15 +74,28 @@ fn parts_of(token: Token) -> (usize, u32) {
 impl Buffers for Requests {
     fn bytes(&self, token: Token) -> Option<&[u8]> {
         let (request, part) = parts_of(token);
-        let request = self.0.get(request)?;
+        let request = self.all.get(request)?;
         request.submission.memory.host()?.get(request.range(part))
     }
 
     fn bytes_mut(&mut self, token: Token) -> Option<&mut [u8]> {
         let (request, part) = parts_of(token);
-        let request = self.0.get_mut(request)?;
+        let request = self.all.get_mut(request)?;
         let range = request.range(part);
         request.submission.memory.host_mut()?.get_mut(range)
+    }
+
+    fn arrived(&mut self, token: Token, bytes: Range<usize>) {
+        // What callers do with it, they do on their own threads where several keep this one busy.
+        if self.is_thread_own && self.all.len() > REQUESTS_OF_ONE {
+            return;
+        }
+        let (request, part) = parts_of(token);
+        if let Some(request) = self.all.get_mut(request) {
+            let from = request.range(part).start;
+            let bytes = from + bytes.start..from + bytes.end;
+            request.submission.memory.arrived(bytes);
+        }
     }
 }
 
@@ -115,7 +133,10 @@ impl Driver {
         let mut driver = Self {
             shared,
             options,
-            requests: Requests(Slab::new()),
+            requests: Requests {
+                all: Slab::new(),
+                is_thread_own: false,
+            },
             waiting: VecDeque::new(),
             waiting_admin: VecDeque::new(),
             up: None,
@@ -131,6 +152,11 @@ impl Driver {
         };
         driver.dial();
         driver
+    }
+
+    /// The thread has nothing else to do.
+    pub(crate) fn has_thread(&mut self) {
+        self.requests.is_thread_own = true;
     }
 
     fn is_up(&mut self, association: Association) {
@@ -151,7 +177,7 @@ impl Driver {
             return self.come_back();
         };
         match self.work(&mut association) {
-            Ok(_) if is_closing && self.requests.0.is_empty() => self.end(Some(association)),
+            Ok(_) if is_closing && self.requests.all.is_empty() => self.end(Some(association)),
             Ok(has_worked) => {
                 self.up = Some(association);
                 match has_taken || has_worked {
@@ -172,7 +198,7 @@ impl Driver {
         let has_taken = !inbox.submissions.is_empty();
         while let Some(submission) = inbox.submissions.pop_front() {
             let is_admin = submission.is_admin;
-            let number = self.requests.0.insert(Request::new(submission));
+            let number = self.requests.all.insert(Request::new(submission));
             match is_admin {
                 true => self.waiting_admin.push_back(number),
                 false => self.waiting.push_back(number),
@@ -239,7 +265,7 @@ impl Driver {
 
     /// Gives a request's next part to a queue; whether there are more.
     fn give_part(&mut self, connection: &mut Connection, number: usize, now: Instant) -> bool {
-        let Some(request) = self.requests.0.get_mut(number) else {
+        let Some(request) = self.requests.all.get_mut(number) else {
             return false;
         };
         let Some((part, command, bytes)) = request.next_part() else {
@@ -256,7 +282,7 @@ impl Driver {
             return failed.map_or(Ok(()), |status| Err(LinkError::KeepAlive { status }));
         }
         let (number, part) = parts_of(done.token);
-        if let Some(request) = self.requests.0.get_mut(number) {
+        if let Some(request) = self.requests.all.get_mut(number) {
             request.part_done(&self.shared.peer, part, &done);
             self.end_if_over(number);
         }
@@ -265,7 +291,7 @@ impl Driver {
 
     /// Keeps a request's promise if nothing of it is under way or waiting.
     fn end_if_over(&mut self, number: usize) {
-        let Some(request) = self.requests.0.get(number) else {
+        let Some(request) = self.requests.all.get(number) else {
             return;
         };
         if request.is_over() {
@@ -274,7 +300,7 @@ impl Driver {
                 self.waiting.retain(|waiting| *waiting != number);
                 self.waiting_admin.retain(|waiting| *waiting != number);
             }
-            let request = self.requests.0.remove(number);
+            let request = self.requests.all.remove(number);
             self.shared.inbox().held -= 1;
             request.keep();
         }
@@ -285,7 +311,7 @@ impl Driver {
             if let Some(expired) = link_of(up, number).connection.expired(now) {
                 let (request, _) = parts_of(expired.token);
                 let mut after = self.options.keep_alive.unwrap_or_default();
-                if let Some(request) = self.requests.0.get_mut(request) {
+                if let Some(request) = self.requests.all.get_mut(request) {
                     after = request.submission.timeout;
                     request.fail(CommandError::TimedOut {
                         peer: Arc::clone(&self.shared.peer),
@@ -315,7 +341,7 @@ impl Driver {
         shared.is_sleeping.store(true, Ordering::SeqCst);
         let is_idle = {
             let inbox = shared.inbox();
-            let has_end = inbox.is_closing && self.requests.0.is_empty();
+            let has_end = inbox.is_closing && self.requests.all.is_empty();
             inbox.submissions.is_empty() && !has_end
         };
         let is_dialled = self.dialling.as_ref().is_some_and(Dialling::has_ended);
@@ -381,7 +407,7 @@ impl Driver {
             .as_ref()
             .map_or(Duration::ZERO, |down| down.since.elapsed());
         let peer = &self.shared.peer;
-        for request in self.requests.0.drain() {
+        for request in self.requests.all.drain() {
             let command: CommandName = request.submission.name();
             let peer = Arc::clone(peer);
             let error = match &self.down {

@@ -3,6 +3,7 @@
 use super::{DIGEST_BYTES, Digests, HEADER_BYTES, IC_BYTES, flag, kind};
 use crate::bytes::{u16_at, u32_at};
 use crate::limits::{COMPLETION_BYTES, H2C_BYTES_MIN, TERM_DATA_BYTES_MAX};
+use crate::sums::crc32c;
 
 /// Why a PDU cannot be what a controller sends on a sane connection. All but the digests are mistakes of the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -224,7 +225,7 @@ impl Incoming {
         digests: Digests,
     ) -> Result<Self, PduError> {
         if let Some(digest) = digest {
-            let (found, expected) = (crc32c::crc32c(bytes), u32::from_le_bytes(digest));
+            let (found, expected) = (crc32c(bytes), u32::from_le_bytes(digest));
             if found != expected {
                 return Err(PduError::HeaderDigest { found, expected });
             }

@@ -3,6 +3,7 @@
 use super::{CAPSULE_HEADER_BYTES, DIGEST_BYTES, Digests, HEADER_BYTES, IC_BYTES, flag, kind};
 use crate::bytes::put;
 use crate::limits::{COMMAND_BYTES, HEADER_BYTES_MAX};
+use crate::sums::crc32c;
 
 /// A header as it is sent: its digest and padding included.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,7 @@ impl Header {
     fn close(&mut self, digests: Digests, data_at: usize) {
         let mut end = usize::from(self.length);
         if digests.header {
-            let digest = crc32c::crc32c(&self.bytes[..end]);
+            let digest = crc32c(&self.bytes[..end]);
             put(&mut self.bytes, end, &digest.to_le_bytes());
             end += DIGEST_BYTES;
         }

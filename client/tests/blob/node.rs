@@ -382,6 +382,12 @@ impl Transport for Node {
                 None => return (memory, refuse(Status::Unwritten)),
             }
         }
+        // Every other read says what has come, in pieces of any length.
+        let bytes = memory.region().bytes;
+        let pieces = (0..bytes)
+            .step_by(5000)
+            .filter(|_| state.reads.is_multiple_of(2));
+        pieces.for_each(|from| memory.arrived(from..bytes.min(from + 5000)));
         (memory, Ok(()))
     }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 
 use oriel_client::Digests;
 use oriel_client::connection::{
@@ -12,15 +13,25 @@ use oriel_client::nvme::{Command, Flow};
 
 use super::{Capsule, Chance, FromHost, ic_resp, take};
 
-pub(crate) struct Memory(pub(crate) HashMap<Token, Vec<u8>>);
+pub(crate) struct Memory {
+    pub(crate) bytes: HashMap<Token, Vec<u8>>,
+    /// What has arrived, as it was told.
+    pub(crate) told: HashMap<Token, Vec<u8>>,
+}
 
 impl Buffers for Memory {
     fn bytes(&self, token: Token) -> Option<&[u8]> {
-        self.0.get(&token).map(Vec::as_slice)
+        self.bytes.get(&token).map(Vec::as_slice)
     }
 
     fn bytes_mut(&mut self, token: Token) -> Option<&mut [u8]> {
-        self.0.get_mut(&token).map(Vec::as_mut_slice)
+        self.bytes.get_mut(&token).map(Vec::as_mut_slice)
+    }
+
+    fn arrived(&mut self, token: Token, bytes: Range<usize>) {
+        let told = self.told.entry(token).or_default();
+        assert!(!bytes.is_empty() && told.len() == bytes.start);
+        told.extend(&self.bytes[&token][bytes]);
     }
 }
 
@@ -48,7 +59,10 @@ impl Rig {
     pub(crate) fn new(digests: Digests, seed: u64) -> Self {
         Self {
             connection: Connection::new(options(digests)),
-            memory: Memory(HashMap::new()),
+            memory: Memory {
+                bytes: HashMap::new(),
+                told: HashMap::new(),
+            },
             chance: Chance::new(seed),
             digests,
             cpda: 0,
@@ -129,7 +143,7 @@ impl Rig {
 
     pub(crate) fn submit(&mut self, token: Token, opcode: u8, flow: Flow, memory: Vec<u8>) {
         let bytes = memory.len() as u32;
-        self.memory.0.insert(token, memory);
+        self.memory.bytes.insert(token, memory);
         assert!(
             self.connection
                 .submit(token, Command::new(opcode, 1, flow), bytes, None)
