@@ -45,8 +45,8 @@ recipe_unpack() {
 }
 
 # recipe_mend DIR
-# Two faults of v20.07 that make a drive unusable, and four by which one host ends or stops the others. `.mended` tells our
-# build scripts that they are gone.
+# Two faults of v20.07 that make a drive unusable, four by which one host ends or stops the others, and one by which it slows
+# them. `.mended` tells our build scripts that the first six are gone.
 recipe_mend() {
     # A queue pair that gets the number of an earlier one inherits its shadow doorbells, and on a controller that has them
     # (QEMU's, those of some clouds) it may look full before its first command and wait for ever. Later releases reset
@@ -72,6 +72,7 @@ recipe_mend() {
         sed -i '/data_buf_pool = spdk_mempool_create(/,/;$/s/SPDK_MEMPOOL_DEFAULT_CACHE_SIZE/0/' "$1/lib/nvmf/transport.c" &&
         [ "$(grep -c 'SPDK_MEMPOOL_DEFAULT_CACHE_SIZE' "$1/lib/nvmf/transport.c")" = 0 ] &&
         recipe_mend_buffers "$1/lib/nvmf/tcp.c" &&
+        recipe_mend_flush "$1/module/sock/posix/posix.c" &&
         echo "$RECIPE_MENDS" >"$1/.mended"
 }
 
@@ -124,6 +125,24 @@ s/^\tSTAILQ_FOREACH_SAFE(req, &group->pending_buf_queue, buf_link, req_tmp) {$/\
 ' "$1" &&
         [ "$(grep -c 'nvmf_tcp_next_for_buffer(' "$1")" = 3 ] && [ "$(grep -c 'buffers_left' "$1")" = 7 ] &&
         [ "$(grep -c 'state_cntr\[TCP_REQUEST_STATE_NEED_BUFFER\] > 0 &&' "$1")" = 1 ] && ! grep -q 'req, buf_link, req_tmp' "$1"
+}
+
+# recipe_mend_flush FILE
+# In each turn, up to 64 pieces of what waits for a host were gathered before the kernel was asked whether it takes any, and all in
+# vain for hosts that take nothing. Now two are gathered for a socket that was full: the rest of one, and what comes behind it.
+recipe_mend_flush() {
+    sed -i '
+/^struct spdk_posix_sock {$/,/^};$/s/^\tbool\t\t\tzcopy;$/&\
+\tbool\t\t\twas_full;/
+/^_sock_flush(struct spdk_sock \*sock)$/,/^}$/{
+s/iovcnt >= IOV_BATCH_SIZE/iovcnt >= (psock->was_full ? 2 : IOV_BATCH_SIZE)/
+s/^\t\tif (errno == EAGAIN || errno == EWOULDBLOCK) {$/&\
+\t\t\tpsock->was_full = true;/
+s/^\tpsock->sendmsg_idx++;$/&\
+\tpsock->was_full = false;/
+}
+' "$1" &&
+        [ "$(grep -c 'was_full' "$1")" = 5 ] && [ "$(grep -c 'psock->was_full ? 2 : IOV_BATCH_SIZE' "$1")" = 2 ]
 }
 
 # recipe_configure DIR
