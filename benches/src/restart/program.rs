@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use oriel_engine::reactor::spawn_local;
+use oriel_engine::reactor::{handle, sleep, spawn_local};
 use oriel_engine::store::{
     BLOCK_BYTES, FormatOptions, KeyKind, Log, OpenOptions, Put, RealmId, SpdkDrive, StoreError,
     StoreId, format, index_in_file, open,
@@ -73,6 +73,7 @@ const MEMORY_MIB: u32 = 512;
 const AT_ONCE: u64 = 512;
 /// Blobs that are put before the program is killed.
 const WRITTEN: u64 = 100_000;
+const LOOK: Duration = Duration::from_millis(50);
 
 fn slab_bytes(blobs: u64) -> u64 {
     (blobs * BLOCK_BYTES as u64 / 64)
@@ -173,7 +174,9 @@ async fn life(mode: Mode, index: &Path, blobs: u64) -> Result<(), RestartError> 
     if mode == Mode::Fill {
         put_all(&log, 0..blobs).await?;
         let seconds = began.elapsed().as_secs_f64();
-        tell(&Told::Filled { seconds });
+        if !handle().is_stopping() {
+            tell(&Told::Filled { seconds });
+        }
     } else {
         let there = log.stat().blobs;
         began = Instant::now();
@@ -206,10 +209,14 @@ async fn life(mode: Mode, index: &Path, blobs: u64) -> Result<(), RestartError> 
         }));
         if mode == Mode::Write {
             put_all(&log, next + 1..next + WRITTEN).await?;
-            tell(&Told::Wrote { blobs: WRITTEN });
+            if !handle().is_stopping() {
+                tell(&Told::Wrote { blobs: WRITTEN });
+            }
             // Until somebody puts an end to it.
             put_all(&log, next + WRITTEN..next + 2 * WRITTEN).await?;
-            std::future::pending::<()>().await;
+            while !handle().is_stopping() {
+                sleep(LOOK).await;
+            }
         }
         let stat = log.stat();
         tell(&Told::Holds(Held {
@@ -228,7 +235,7 @@ async fn life(mode: Mode, index: &Path, blobs: u64) -> Result<(), RestartError> 
     Ok(())
 }
 
-/// Puts blobs of one block under the keys of these numbers, many at once.
+/// Puts blobs of one block under the keys of these numbers, many at once; not all of them where the program is told to end.
 async fn put_all(log: &Rc<Log<SpdkDrive>>, numbers: std::ops::Range<u64>) -> Result<(), SideError> {
     let next = Rc::new(Cell::new(numbers.start));
     let count = AT_ONCE.min(numbers.end - numbers.start);
@@ -239,7 +246,7 @@ async fn put_all(log: &Rc<Log<SpdkDrive>>, numbers: std::ops::Range<u64>) -> Res
             let mut block = [0; BLOCK_BYTES];
             loop {
                 let number = next.get();
-                if number >= end {
+                if number >= end || handle().is_stopping() {
                     return Ok::<_, StoreError>(());
                 }
                 next.set(number + 1);
