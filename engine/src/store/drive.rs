@@ -63,6 +63,14 @@ pub enum DriveError {
     },
 }
 
+impl DriveError {
+    /// Whether the same transfer may go well another time: one error may be of one command, which was aborted, say; two are of
+    /// the drive.
+    pub(super) fn is_worth_a_second_try(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+}
+
 /// What a transfer gives back: the buffer, and how it went.
 pub type Transferred<B> = (B, Result<(), DriveError>);
 
@@ -117,8 +125,8 @@ pub trait Drive {
     async fn flush(&self) -> Result<(), DriveError>;
 }
 
-/// Writes the buffer; once more, where that fails. One error may be of one command, which was aborted, say; two are of the
-/// drive. The same bytes in the same place do no harm twice, however much of them came there the first time.
+/// Writes the buffer; once more, where that fails and [is worth it](DriveError::is_worth_a_second_try). The same bytes in the
+/// same place do no harm twice, however much of them came there the first time.
 pub(super) async fn write_twice<D: Drive>(
     drive: &D,
     extent: &D::Extent,
@@ -126,7 +134,7 @@ pub(super) async fn write_twice<D: Drive>(
     buf: D::Buf,
 ) -> Transferred<D::Buf> {
     match drive.write(extent, block, buf).await {
-        (buf, Err(DriveError::Io { .. })) => drive.write(extent, block, buf).await,
+        (buf, Err(error)) if error.is_worth_a_second_try() => drive.write(extent, block, buf).await,
         written => written,
     }
 }

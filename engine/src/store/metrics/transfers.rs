@@ -106,8 +106,9 @@ impl<D: Drive> Log<D> {
         reason: DriveError,
     ) -> Transferred<D::Buf> {
         add(&self.metrics.failed_writes, 1);
+        let is_tried_again = reason.is_worth_a_second_try();
         let mut written = Err(reason);
-        if let Err(DriveError::Io { .. }) = written {
+        if is_tried_again {
             (buf, written) = self.drive.write(extent, block, buf).await;
             let failed = u64::from(written.is_err());
             add(&self.metrics.failed_writes, failed);
