@@ -52,12 +52,16 @@ fn stay_on(core: u32) -> Result<(), TargetError> {
     sched_setaffinity(None, &cpus).map_err(failed)
 }
 
-/// How many bytes a call of the kernel has moved: 0 if the other side is gone, `None` where it would have to wait.
+/// How many bytes a call of the kernel has moved: 0 if the other side is gone, `None` where there is nothing to move yet.
 fn moved(result: std::io::Result<usize>) -> Result<Option<usize>, TargetError> {
     match result {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) => match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::Interrupted => Ok(None),
+            ErrorKind::WouldBlock | ErrorKind::Interrupted => {
+                // Where somebody else wants the core, it may be the other side.
+                std::thread::yield_now();
+                Ok(None)
+            }
             // It has hung up with something on its way.
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Ok(Some(0)),
             _ => Err(failed(error)),
