@@ -22,13 +22,14 @@ use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 use oriel_engine::mailbox::mailbox;
 use oriel_engine::reactor::{
-    CoreId, OsThreads, ReactorConfig, RemoteError, RunError, attach, attach_mailbox, pin_to, sleep,
-    spawn_local, start, yield_now,
+    CoreId, OsThreads, ReactorConfig, RemoteError, RunError, attach, attach_mailbox, call, handle,
+    pin_to, sleep, spawn_local, start, yield_now,
 };
 use oriel_spdk::env::EnvError;
 use oriel_spdk::thread::ThreadError;
 use oriel_spdk::{CoreSet, Env, EnvOptions, SpdkThread};
 
+use crate::against::ratio::median;
 use crate::out::say;
 
 /// Messages that are timed before the first sample counts.
@@ -115,18 +116,34 @@ pub(crate) fn run(args: &ReactorArgs) -> Result<(), LatencyError> {
     print_samples("mailbox round trip between two cores", &ours);
     print_samples("  the same with crossbeam's ArrayQueue", &peer);
 
-    let (mut hop, mut spawned, mut woken) = (samples(), samples(), samples());
+    let (mut hop, mut woken) = (samples(), samples());
+    let (mut spawned, mut called) = (samples(), samples());
     for _ in 0..args.rounds {
         woken
             .add(wake_ups(main, args.samples)?)
             .expect("equal bounds");
-        let (hops, spawns) = reactor_round_trips(main, other, args.samples)?;
+        let [hops, spawns, calls] = reactor_round_trips(main, other, args.samples)?;
         hop.add(hops).expect("equal bounds");
         spawned.add(spawns).expect("equal bounds");
+        called.add(calls).expect("equal bounds");
     }
     print_samples("task wake-up on its own reactor, wake to poll", &woken);
     print_samples("message to another reactor and back, task woken", &hop);
-    print_samples("task spawned on another reactor, result awaited", &spawned);
+    print_samples(
+        "task called for on another reactor, answer awaited",
+        &called,
+    );
+    print_samples("  the same, spawned as by any thread", &spawned);
+    let (mut calls, mut spawns) = (Vec::new(), Vec::new());
+    for _ in 0..args.rounds {
+        calls.push(crossings(main, other, args.samples, Way::Call)?);
+        spawns.push(crossings(main, other, args.samples, Way::Spawn)?);
+    }
+    print_each(
+        "two reactors call each other, 64 at once each",
+        median(calls),
+    );
+    print_each("  the same, spawned as by any thread", median(spawns));
 
     let (empty, empty_peer) = empty_polls();
     print_each("poll of an empty mailbox", empty);
@@ -328,12 +345,12 @@ fn wake_ups(main: CoreId, count: u32) -> Result<Samples, LatencyError> {
 }
 
 /// A message to the other reactor, answered by its handler, which wakes the task
-/// here; and a task spawned there whose result is awaited here.
+/// here; and a task there whose result is awaited here, spawned and called for.
 fn reactor_round_trips(
     main: CoreId,
     other: CoreId,
     count: u32,
-) -> Result<(Samples, Samples), LatencyError> {
+) -> Result<[Samples; 3], LatencyError> {
     let threads = OsThreads::pinned([main, other]);
     let finished = start(
         threads,
@@ -350,7 +367,7 @@ fn reactor_round_trips(
                 })
                 .expect("the inbox is empty")
                 .await?;
-            let (mut hops, mut spawns) = (samples(), samples());
+            let [mut hops, mut spawns, mut calls] = [samples(), samples(), samples()];
             for number in 0..WARM_UP + count as usize {
                 let begun = Instant::now();
                 requests.send(1).expect("one message at a time fits");
@@ -367,9 +384,73 @@ fn reactor_round_trips(
                     record(&mut spawns, begun.elapsed());
                 }
             }
-            Ok((hops, spawns))
+            for number in 0..WARM_UP + count as usize {
+                let begun = Instant::now();
+                call(other, "answer", || async { 1u64 }).await?;
+                if number >= WARM_UP {
+                    record(&mut calls, begun.elapsed());
+                }
+            }
+            Ok([hops, spawns, calls])
         },
     );
+    finished?.value
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Call,
+    Spawn,
+}
+
+/// Bytes that each of them carries there, as a put does.
+const CARRIED: usize = 128;
+const AT_ONCE: u32 = 64;
+
+/// Both reactors have work done on the other one; the time that each piece of it takes, of both together.
+fn crossings(main: CoreId, other: CoreId, count: u32, way: Way) -> Result<f64, LatencyError> {
+    async fn one(to: CoreId, way: Way) -> Result<(), RemoteError> {
+        let carried = [1u8; CARRIED];
+        let work = move || async move { black_box(carried).len() };
+        match way {
+            Way::Call => call(to, "answer", work).await?,
+            // There are fewer at once than an inbox has room for.
+            Way::Spawn => {
+                let there = handle().spawn(to, "answer", work);
+                there.map_err(|_| RemoteError::Stopped)?.await?
+            }
+        };
+        Ok(())
+    }
+    async fn side(to: CoreId, each: u32, way: Way) -> Result<(), RemoteError> {
+        let tasks: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let calls = async move {
+                    for _ in 0..each {
+                        one(to, way).await?;
+                    }
+                    Ok::<_, RemoteError>(())
+                };
+                spawn_local("caller", calls).expect("there is room for so few tasks")
+            })
+            .collect();
+        for task in tasks {
+            task.await?;
+        }
+        Ok(())
+    }
+    let each = count.div_ceil(AT_ONCE);
+    let threads = OsThreads::pinned([main, other]);
+    let finished = start(threads, ReactorConfig::default(), move |_| async move {
+        let begun = Instant::now();
+        let there = spawn_local(
+            "other side",
+            call(other, "callers", move || side(main, each, way)),
+        );
+        side(other, each, way).await?;
+        there.expect("there is room for it").await??;
+        Ok(begun.elapsed().as_nanos() as f64 / f64::from(2 * each * AT_ONCE))
+    });
     finished?.value
 }
 

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use async_task::Runnable;
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 use super::activity::{Activity, ActivityId};
@@ -96,6 +97,24 @@ impl Drop for SlotGuard {
     }
 }
 
+pin_project! {
+    /// A task's future, and its slot. Written out because an `async` block would
+    /// have room for the future twice.
+    struct InSlot<F> {
+        #[pin]
+        future: F,
+        _slot: SlotGuard,
+    }
+}
+
+impl<F: Future> Future for InSlot<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
+    }
+}
+
 impl Executor {
     pub(crate) fn new(tasks_max: usize, doorbell: Option<Arc<Doorbell>>) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -126,13 +145,29 @@ impl Executor {
         F: Future + 'static,
         F::Output: 'static,
     {
+        let spawned = self.spawn_with(name, activity, move || future);
+        spawned.map_err(|work| NoTaskSlot {
+            future: work(),
+            tasks_max: self.tasks_max,
+        })
+    }
+
+    /// The same with a future that is made in its place, if there is one.
+    pub(crate) fn spawn_with<W, F>(
+        &self,
+        name: &'static str,
+        activity: ActivityId,
+        work: W,
+    ) -> Result<JoinHandle<F::Output>, W>
+    where
+        W: FnOnce() -> F + 'static,
+        F: Future + 'static,
+        F::Output: 'static,
+    {
         let slot = {
             let mut tasks = self.tasks.borrow_mut();
             if tasks.len() >= self.tasks_max {
-                return Err(NoTaskSlot {
-                    future,
-                    tasks_max: self.tasks_max,
-                });
+                return Err(work);
             }
             tasks.insert(Entry { name, waker: None })
         };
@@ -144,9 +179,9 @@ impl Executor {
         let (runnable, task) = async_task::Builder::new()
             .metadata(About { activity })
             .spawn_local(
-                move |_| async move {
-                    let _slot = guard;
-                    future.await
+                move |_| InSlot {
+                    future: work(),
+                    _slot: guard,
                 },
                 move |ready| schedule(&injector, ready),
             );

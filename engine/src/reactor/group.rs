@@ -417,7 +417,7 @@ fn reactor(
         ReactorHandle {
             group: group.clone(),
         },
-        member.core,
+        index,
         config.clock.clone(),
         config.tasks_max,
         member.doorbell.clone(),

@@ -88,9 +88,12 @@ pub enum RemoteError {
     /// It stopped before the work was done.
     #[error("the other core's reactor stopped before the work was done")]
     Stopped,
+    /// There is no reactor there.
+    #[error("that core has no reactor: it is not among the cores that the program was started on")]
+    NoSuchCore,
 }
 
-/// What travels in an inbox.
+/// What travels in an inbox, and what is done where it arrives.
 pub(crate) trait Order: Send {
     fn name(&self) -> &'static str;
     fn run(self: Box<Self>, local: &Rc<Local>);

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use slab::Slab;
 
 use super::activity::{ActivityId, TaskNames};
+use super::call::{Calls, Homebound};
 use super::executor::{Executor, JoinHandle, NoTaskSlot};
 use super::handle::{CoreId, ReactorHandle};
 use super::source::{Attached, Source};
@@ -63,6 +64,10 @@ pub(crate) struct Local {
     pub(crate) clock: Clock,
     pub(crate) handle: ReactorHandle,
     pub(crate) core: CoreId,
+    /// The place in `group.cores`.
+    pub(super) index: usize,
+    pub(super) calls: Rc<Calls>,
+    pub(super) homebound: Homebound,
     /// Attached by tasks, taken over by the loop at its next turn.
     pub(crate) new_sources: RefCell<Vec<Attached>>,
     pub(crate) new_mailboxes: RefCell<Vec<Box<dyn Drain>>>,
@@ -76,17 +81,21 @@ pub(crate) struct Local {
 impl Local {
     pub(crate) fn new(
         handle: ReactorHandle,
-        core: CoreId,
+        index: usize,
         clock: Clock,
         tasks_max: usize,
         doorbell: Option<Arc<Doorbell>>,
     ) -> Rc<Self> {
+        let core = handle.group.cores[index].core;
         Rc::new(Self {
             executor: Executor::new(tasks_max, doorbell.clone()),
             timers: RefCell::new(Timers::new()),
             clock,
             handle,
             core,
+            index,
+            calls: Rc::default(),
+            homebound: Homebound::default(),
             new_sources: RefCell::default(),
             new_mailboxes: RefCell::default(),
             arrivals: Cell::new(false),
@@ -107,6 +116,21 @@ impl Local {
     {
         let activity = self.activity_of(name);
         self.executor.spawn(name, activity, future)
+    }
+
+    /// The same with a future that is made in its place, once there is one.
+    pub(super) fn spawn_with<W, F>(
+        &self,
+        name: &'static str,
+        work: W,
+    ) -> Result<JoinHandle<F::Output>, W>
+    where
+        W: FnOnce() -> F + 'static,
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let activity = self.activity_of(name);
+        self.executor.spawn_with(name, activity, work)
     }
 
     pub(crate) fn activity_of(&self, task: &'static str) -> ActivityId {
@@ -161,7 +185,12 @@ pub(super) fn with_executor<R>(f: impl FnOnce(Option<&Executor>) -> R) -> R {
     }
 }
 
-fn here() -> Rc<Local> {
+/// The same with all that is known here.
+pub(super) fn with_here(f: impl FnOnce(Option<&Local>)) {
+    let _ = HERE.try_with(|here| f(here.borrow().as_deref()));
+}
+
+pub(super) fn here() -> Rc<Local> {
     let here = HERE.with(|here| here.borrow().clone());
     here.expect("this needs a reactor: call it in a task that Reactors::start or spawn runs")
 }

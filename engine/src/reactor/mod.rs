@@ -12,7 +12,7 @@
 //!
 //! - [`start`] brings them up on SPDK's threads (`&Env`) or plain ones
 //!   ([`OsThreads`]) and returns when all have stopped.
-//! - In a task: [`spawn_local`], [`sleep`], [`timeout`], [`attach`],
+//! - In a task: [`spawn_local`], [`call`], [`sleep`], [`timeout`], [`attach`],
 //!   [`attach_mailbox`], [`stop_requested`], [`handle`].
 //! - Everything of one reactor stays on its thread: no locks, no atomics with
 //!   other writers, except in mailboxes.
@@ -24,6 +24,7 @@
 //! on; one for each reactor is the rule.
 
 mod activity;
+mod call;
 mod executor;
 mod group;
 mod handle;
@@ -38,6 +39,7 @@ mod watchdog;
 #[cfg(test)]
 mod tests;
 
+pub use call::call;
 pub use executor::{JoinHandle, NoTaskSlot};
 pub use group::{Backoff, Finished, Hanging, OnHeld, ReactorConfig, RunError, start};
 pub use handle::{CoreId, ReactorHandle, RemoteError, RemoteHandle, SpawnError};

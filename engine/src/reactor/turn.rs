@@ -112,6 +112,10 @@ impl Reactor {
             self.mark.begin(attached.activity);
             busy |= attached.source.poll();
         }
+        if !self.local.homebound.is_empty() {
+            self.local.homebound.send_again(&self.local);
+            busy = true;
+        }
         if !self.inbox.is_empty() {
             self.take_orders();
             busy = true;
@@ -148,8 +152,8 @@ impl Reactor {
     }
 
     fn take_orders(&mut self) {
-        // An order holds a pass of its own, so the count cannot be zero here, and
-        // this one outlives what the order starts.
+        // An order holds a pass of its own, or whoever called for it does, so the
+        // count cannot be zero here, and this one outlives what the order starts.
         if self.pass.is_none() {
             self.pass = Pass::take(&self.group);
         }
@@ -247,6 +251,7 @@ impl Reactor {
         doorbell.announce();
         let nothing = self.inbox.is_empty()
             && !self.local.executor.has_ready()
+            && self.local.homebound.is_empty()
             && !self.local.arrivals.get()
             && self.mailboxes.iter().all(|mailbox| mailbox.is_empty());
         if nothing && !nap.is_zero() {
@@ -292,6 +297,8 @@ impl Reactor {
 
     fn is_dry(&self) -> bool {
         self.local.executor.live() == 0
+            && self.local.calls.is_empty()
+            && self.local.homebound.is_empty()
             && self.inbox.is_empty()
             && self.mailboxes.iter().all(|mailbox| mailbox.is_empty())
     }

@@ -4,6 +4,7 @@
 //! away, lookups walk through the places in the order that `place.rs` gives; changes hold the key in all of them.
 
 use std::cell::{Ref, RefCell};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
@@ -21,14 +22,24 @@ use super::table::{Command, Shared, Table};
 /// A store of many drives. Each core has a clone of its own.
 pub struct NodeStore<D> {
     pub(super) shared: Arc<Shared<D>>,
-    table: RefCell<Arc<Table<D>>>,
+    table: RefCell<Arc<Known<D>>>,
+}
+
+/// The table as one clone of the store knows it: cores that counted the users of the same would slow each other down.
+pub(super) struct Known<D>(Arc<Table<D>>);
+
+impl<D> Deref for Known<D> {
+    type Target = Table<D>;
+    fn deref(&self) -> &Table<D> {
+        &self.0
+    }
 }
 
 impl<D> Clone for NodeStore<D> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
-            table: self.table.clone(),
+            table: RefCell::new(Arc::new(Known(self.table.borrow().0.clone()))),
         }
     }
 }
@@ -46,24 +57,24 @@ pub(super) type Attempt<T> = Result<T, Again>;
 
 impl<D: NodeDrive> NodeStore<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
-        let table = RefCell::new(shared.table());
+        let table = RefCell::new(Arc::new(Known(shared.table())));
         Self { shared, table }
     }
 
-    pub(super) fn table(&self) -> Arc<Table<D>> {
+    pub(super) fn table(&self) -> Arc<Known<D>> {
         let mut table = self.table.borrow_mut();
         if table.version != self.shared.version() {
-            *table = self.shared.table();
+            *table = Arc::new(Known(self.shared.table()));
         }
         table.clone()
     }
 
-    /// The same, without a count of its users that all cores would share; nothing may wait while it is there.
+    /// The same without a count; nothing may wait while it is there.
     pub(super) fn table_here(&self) -> Ref<'_, Table<D>> {
         if self.table.borrow().version != self.shared.version() {
-            *self.table.borrow_mut() = self.shared.table();
+            *self.table.borrow_mut() = Arc::new(Known(self.shared.table()));
         }
-        Ref::map(self.table.borrow(), |table| &**table)
+        Ref::map(self.table.borrow(), |table| &***table)
     }
 
     /// Does what has to be done before the next attempt.

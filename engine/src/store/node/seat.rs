@@ -21,7 +21,7 @@ use super::super::types::{Key, RealmId};
 use super::lane::{Held, Lane, Refused};
 use super::shelf::Shelf;
 use super::visit::Uses;
-use crate::reactor::{self, CoreId, SpawnError};
+use crate::reactor::{self, CoreId};
 
 /// Who hears of the end of a read that was begun without a task.
 pub trait ReadEnd<P>: 'static {
@@ -359,14 +359,6 @@ where
     Fut: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    let reactors = reactor::handle();
-    let mut job = work;
-    loop {
-        match reactors.spawn(core, "work for a drive of the store", job) {
-            Ok(result) => return result.await.ok(),
-            Err(SpawnError::Full { work, .. }) => job = work,
-            Err(_) => return None,
-        }
-        reactor::yield_now().await;
-    }
+    let done = reactor::call(core, "work for a drive of the store", work);
+    done.await.ok()
 }
