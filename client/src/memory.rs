@@ -55,7 +55,8 @@ pub trait Memory: Any + Send {
 
     /// Bytes have come that a command fills it with, while others are still on their way: for memory that has something to do
     /// with them while they are in the CPU's cache. What lies before them in the same block of the device has come, too. A
-    /// transport need not say so; bytes that come once more, after a lost connection, it does tell again.
+    /// transport need not say so; of bytes that come once more, after a lost connection, it tells again if it did before. It is
+    /// called by who does the controller's I/O, which waits for it: all other commands do as well.
     fn arrived(&mut self, _bytes: Range<usize>) {}
 }
 

@@ -74,6 +74,8 @@ impl Submission {
 /// A request under way.
 pub(crate) struct Request {
     pub(crate) submission: Submission,
+    /// Its memory was told of bytes that have come.
+    pub(crate) is_told: bool,
     /// The first part that was not given out yet.
     next: u32,
     /// Parts that are to be given out again.
@@ -89,6 +91,7 @@ impl Request {
     pub(crate) fn new(submission: Submission) -> Self {
         Self {
             submission,
+            is_told: false,
             next: 0,
             again: Vec::new(),
             under_way: 0,

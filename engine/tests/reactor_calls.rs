@@ -210,3 +210,49 @@ fn a_call_without_an_end_is_named_at_the_deadline() {
     let text = result.unwrap_err().to_string();
     assert!(text.contains("core 1: 3 tasks 'journal flush'"), "{text}");
 }
+
+/// One that nobody holds a pass for any more is refused; one that was taken comes home.
+#[test]
+fn a_call_begun_on_the_way_out_has_an_end() {
+    struct Late {
+        polls_left: u32,
+        ends: Arc<Mutex<Vec<Result<(), RemoteError>>>>,
+    }
+    impl Source for Late {
+        fn name(&self) -> String {
+            "late".into()
+        }
+        fn poll(&mut self) -> bool {
+            if !handle().is_stopping() {
+                return false;
+            }
+            self.polls_left = self.polls_left.wrapping_sub(1);
+            if self.polls_left == 0 {
+                let ends = self.ends.clone();
+                let work = async move {
+                    let end = call(FIRST, "late work", || async { yield_now().await }).await;
+                    ends.lock().unwrap().push(end);
+                };
+                drop(spawn_local("late", work));
+            }
+            true
+        }
+        fn finish(&mut self) -> bool {
+            true
+        }
+    }
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    for polls_left in 1..=6 {
+        let ends = ends.clone();
+        start(OsThreads::unpinned(1), gentle(), move |_| async move {
+            attach(Late { polls_left, ends });
+            yield_now().await;
+        })
+        .unwrap();
+    }
+    let ends = ends.lock().unwrap();
+    assert!(
+        ends.contains(&Ok(())) && ends.contains(&Err(RemoteError::Stopped)),
+        "{ends:?}"
+    );
+}

@@ -81,7 +81,7 @@ const SYSTEM_LIBS: &[&str] = &[
     "pthread",
 ];
 
-/// What stands in `.mended` of a tree with all mends of scripts/spdk-20.07.sh: its `RECIPE_MENDS`.
+/// What stands in `.mended` of a tree with the mends of scripts/spdk-20.07.sh that a node cannot do without: its `RECIPE_MENDS`.
 const MENDS: &str = "2";
 
 struct Spdk {

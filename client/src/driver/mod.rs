@@ -86,12 +86,14 @@ impl Buffers for Requests {
     }
 
     fn arrived(&mut self, token: Token, bytes: Range<usize>) {
-        // What callers do with it, they do on their own threads where several keep this one busy.
-        if self.is_thread_own && self.all.len() > REQUESTS_OF_ONE {
-            return;
-        }
+        // What callers do with it, they do on their own threads where several keep this one busy. But who was told of bytes
+        // is told when they come again.
+        let is_busy = self.is_thread_own && self.all.len() > REQUESTS_OF_ONE;
         let (request, part) = parts_of(token);
-        if let Some(request) = self.all.get_mut(request) {
+        if let Some(request) = self.all.get_mut(request)
+            && (request.is_told || !is_busy)
+        {
+            request.is_told = true;
             let from = request.range(part).start;
             let bytes = from + bytes.start..from + bytes.end;
             request.submission.memory.arrived(bytes);
@@ -439,5 +441,74 @@ fn link_of(up: &mut Association, number: usize) -> &mut Link {
     match number.checked_sub(1) {
         None => &mut up.admin,
         Some(number) => &mut up.queues[number],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Memory, Region};
+    use crate::pending::promise;
+    use crate::request::{Submission, Work};
+
+    /// Counts what it is told of.
+    struct Told(Vec<u8>, Arc<std::sync::Mutex<Vec<Range<usize>>>>);
+
+    impl Memory for Told {
+        fn region(&self) -> Region {
+            self.0.region()
+        }
+        fn host(&self) -> Option<&[u8]> {
+            self.0.host()
+        }
+        fn host_mut(&mut self) -> Option<&mut [u8]> {
+            self.0.host_mut()
+        }
+        fn arrived(&mut self, bytes: Range<usize>) {
+            self.1.lock().expect("nobody panicked").push(bytes);
+        }
+    }
+
+    fn told() -> (Request, Arc<std::sync::Mutex<Vec<Range<usize>>>>) {
+        let ranges = Arc::default();
+        let request = Request::new(Submission {
+            memory: Box::new(Told(vec![0; 8192], Arc::clone(&ranges))),
+            work: Work::One(Command::new(2, 1, Flow::In)),
+            bytes: 8192,
+            part_bytes: 8192,
+            is_admin: false,
+            is_idempotent: true,
+            timeout: Duration::from_secs(1),
+            promise: promise().0,
+        });
+        (request, ranges)
+    }
+
+    #[test]
+    fn memory_that_was_told_of_bytes_is_told_when_they_come_again() {
+        for is_thread_own in [false, true] {
+            let mut requests = Requests {
+                all: Slab::new(),
+                is_thread_own,
+            };
+            let (first, of_first) = told();
+            let first = requests.all.insert(first);
+            requests.arrived(token(first, 0), 0..4096);
+            // The connection is lost, others come, and the bytes once more.
+            let others: Vec<_> = (0..REQUESTS_OF_ONE).map(|_| told()).collect();
+            let of_other = Arc::clone(&others[0].1);
+            let others: Vec<_> = others
+                .into_iter()
+                .map(|(other, _)| requests.all.insert(other))
+                .collect();
+            requests.arrived(token(first, 0), 0..8192);
+            requests.arrived(token(others[0], 0), 0..4096);
+            assert_eq!(
+                *of_first.lock().expect("nobody panicked"),
+                [0..4096, 0..8192]
+            );
+            let is_other_told = !of_other.lock().expect("nobody panicked").is_empty();
+            assert_eq!(is_other_told, !is_thread_own);
+        }
     }
 }

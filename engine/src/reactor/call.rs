@@ -11,7 +11,8 @@
 //!
 //! Invariants:
 //! - A call has a slot on the core that asks from before its box leaves until it is home, whether anybody still waits for it
-//!   or not. A reactor with such slots is not dry, so it keeps its pass, and the reactors do not stop before.
+//!   or not. A reactor with such slots is not dry, so it keeps its pass, and the reactors do not stop before. One that has none,
+//!   and gets none any more, calls for nothing.
 //! - A box that has arrived goes home, with the answer or the reason why there is none: its task's end sends it, finished or
 //!   dropped. What does not fit the inbox there is tried again at each turn.
 
@@ -214,7 +215,7 @@ impl Homebound {
         match here.handle.group.cores[home].inbox.send(order) {
             Ok(()) => {}
             Err(SendError::Full(order)) => self.0.borrow_mut().push_back((home, order)),
-            // That reactor has ended, and its calls with it.
+            // That reactor has none of its calls away any more, or it was told to leave all as it is.
             Err(SendError::Closed(order)) => drop(order),
         }
     }
@@ -229,7 +230,7 @@ impl Homebound {
 }
 
 /// Has `work` done on another core's reactor: the closure is called there, its future becomes a task of that name, and what
-/// it ends with comes back. It runs on if the call is dropped. While that core takes no more, the caller waits.
+/// it ends with comes back. Once it has left it runs on if the call is dropped. While that core takes no more, the caller waits.
 ///
 /// # Panics
 /// Outside a reactor.
@@ -244,6 +245,9 @@ where
         let cores = &here.handle.group.cores;
         let to = cores.iter().position(|member| member.core == core);
         let to = to.ok_or(RemoteError::NoSuchCore)?;
+        if !here.has_pass() {
+            return Err(RemoteError::Stopped);
+        }
         let place = Place::take(&here.calls);
         let (home, slot) = (here.index, place.slot);
         let stage = Stage::Out(work);

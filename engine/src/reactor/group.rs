@@ -3,7 +3,8 @@
 //! Stopping must lose nothing, although cores send each other work until the
 //! end. So there is one count of reasons to go on, the passes: each reactor holds
 //! one until, asked to stop, it has run dry; each piece of work on its way to
-//! another core holds one until its task has ended. Only who holds a pass can
+//! another core holds one until its task has ended, or, if a reactor called for
+//! it, keeps that one from giving its own up. Only who holds a pass can
 //! make work, so when the count is zero there is none anywhere, and it stays
 //! zero. Then:
 //!
@@ -423,8 +424,8 @@ fn reactor(
         member.doorbell.clone(),
     );
     // One of those that `start` counted.
-    let pass = Pass {
+    local.pass.replace(Some(Pass {
         group: group.clone(),
-    };
-    Reactor::new(index, local, inbox, pass)
+    }));
+    Reactor::new(index, local, inbox)
 }

@@ -86,7 +86,7 @@ pub enum RemoteError {
     #[error("the other core runs as many tasks as it may (tasks_max): send less at once")]
     NoTaskSlot,
     /// It stopped before the work was done.
-    #[error("the other core's reactor stopped before the work was done")]
+    #[error("the reactors stopped before the work was done")]
     Stopped,
     /// There is no reactor there.
     #[error("that core has no reactor: it is not among the cores that the program was started on")]

@@ -13,6 +13,7 @@ use slab::Slab;
 use super::activity::{ActivityId, TaskNames};
 use super::call::{Calls, Homebound};
 use super::executor::{Executor, JoinHandle, NoTaskSlot};
+use super::group::Pass;
 use super::handle::{CoreId, ReactorHandle};
 use super::source::{Attached, Source};
 use super::timer::{TimerKey, Timers};
@@ -66,6 +67,9 @@ pub(crate) struct Local {
     pub(crate) core: CoreId,
     /// The place in `group.cores`.
     pub(super) index: usize,
+    /// Keeps all reactors running; given up while this one is asked to stop and has
+    /// nothing to do.
+    pub(super) pass: RefCell<Option<Pass>>,
     pub(super) calls: Rc<Calls>,
     pub(super) homebound: Homebound,
     /// Attached by tasks, taken over by the loop at its next turn.
@@ -94,6 +98,7 @@ impl Local {
             handle,
             core,
             index,
+            pass: RefCell::default(),
             calls: Rc::default(),
             homebound: Homebound::default(),
             new_sources: RefCell::default(),
@@ -131,6 +136,15 @@ impl Local {
     {
         let activity = self.activity_of(name);
         self.executor.spawn_with(name, activity, work)
+    }
+
+    /// Whether this reactor has a pass from now on: it takes one if it can.
+    pub(super) fn has_pass(&self) -> bool {
+        let mut pass = self.pass.borrow_mut();
+        if pass.is_none() {
+            *pass = Pass::take(&self.handle.group);
+        }
+        pass.is_some()
     }
 
     pub(crate) fn activity_of(&self, task: &'static str) -> ActivityId {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::activity::Activity;
-use super::group::{Backoff, Group, Hanging, Pass, Phase};
+use super::group::{Backoff, Group, Hanging, Phase};
 use super::handle::{CoreId, Order};
 use super::local::{Drain, Entered, Local};
 use super::source::Attached;
@@ -49,8 +49,6 @@ pub(crate) struct Reactor {
     mark: Activity,
     shown: Arc<PerCore>,
     stage: Stage,
-    /// Keeps all reactors running; given up while this one has nothing to do.
-    pass: Option<Pass>,
     stop_seen: Option<Moment>,
     /// When the clock was last read; what came since is not accounted for yet.
     accounted: Moment,
@@ -58,12 +56,7 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    pub(crate) fn new(
-        index: usize,
-        local: Rc<Local>,
-        inbox: Receiver<Box<dyn Order>>,
-        pass: Pass,
-    ) -> Self {
+    pub(crate) fn new(index: usize, local: Rc<Local>, inbox: Receiver<Box<dyn Order>>) -> Self {
         let group = local.handle.group.clone();
         let shown = group.cores[index].shown.clone();
         let accounted = local.clock.now();
@@ -77,7 +70,6 @@ impl Reactor {
             mark: Activity::new(shown.clone()),
             shown,
             stage: Stage::Running,
-            pass: Some(pass),
             stop_seen: None,
             accounted,
             turns_since: 0,
@@ -152,11 +144,9 @@ impl Reactor {
     }
 
     fn take_orders(&mut self) {
-        // An order holds a pass of its own, or whoever called for it does, so the
-        // count cannot be zero here, and this one outlives what the order starts.
-        if self.pass.is_none() {
-            self.pass = Pass::take(&self.group);
-        }
+        // An order has a pass of its own, or its caller's reactor has one, so there
+        // is another, which outlives what the order starts.
+        self.local.has_pass();
         for _ in 0..limits::MESSAGES_PER_TURN {
             let Some(order) = self.inbox.receive() else {
                 break;
@@ -275,11 +265,10 @@ impl Reactor {
                 self.inbox.close();
                 self.stage = Stage::Closing;
             }
-            Stage::Draining => match (&self.pass, self.is_dry()) {
-                (Some(_), true) => self.pass = None,
-                (None, false) => self.pass = Pass::take(&self.group),
-                _ => {}
-            },
+            Stage::Draining if self.is_dry() => drop(self.local.pass.take()),
+            Stage::Draining => {
+                self.local.has_pass();
+            }
             Stage::Closing if self.is_dry() && self.inbox.is_finished() => {
                 self.group.not_dry.fetch_sub(1, Ordering::AcqRel);
                 self.stage = Stage::Leaving;

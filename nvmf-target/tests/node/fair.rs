@@ -1,5 +1,7 @@
 //! Two hosts of different realms, both with more to do than they get done.
 
+use std::time::{Duration, Instant};
+
 use crate::host::content;
 use crate::hostile::{BAD, put_window};
 use crate::support::{BLOCK, CLOSED, HOST, NodeProcess, OPEN, is_skipped, namespace, turn};
@@ -16,6 +18,8 @@ const COUNTED: u32 = 1200;
 const BEFORE: u32 = 300;
 /// Each gets at least so many of a hundred.
 const SHARE: u32 = 30;
+/// A node that gives nothing fails the test in the end.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A host that has always the same number of reads under way.
 struct Reader {
@@ -116,8 +120,10 @@ fn a_host_that_asks_for_much_gets_no_more_than_its_share() {
             Reader::start(&node, modest, little, MODEST),
         ];
         let mut memory = vec![0; 256 << 10];
+        let begun = Instant::now();
         let mut until = |count: u32| {
             while hosts.iter().map(|host| host.ended).sum::<u32>() < count {
+                assert!(begun.elapsed() < PATIENCE, "the node gives nothing");
                 hosts.iter_mut().for_each(|host| host.turn(&mut memory));
             }
             hosts.each_ref().map(|host| host.ended)
