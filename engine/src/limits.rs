@@ -19,6 +19,10 @@ pub const TASKS_PER_TURN: usize = 64;
 /// Messages taken from one mailbox in one turn at most.
 pub const MESSAGES_PER_TURN: usize = 64;
 
+/// Orders from other cores that are received before the first of them is run: their memory lies in another core's cache, and
+/// comes while they wait for each other.
+pub const ORDERS_AT_ONCE: usize = 8;
+
 /// Timers fired in one turn at most.
 pub const TIMERS_PER_TURN: usize = 64;
 
@@ -145,6 +149,7 @@ pub const SCRUB_BUSY_PART: u64 = 4;
 pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
 
 const _: () = assert!(INBOX_SLOTS.is_power_of_two() && TASKS_MAX.is_power_of_two());
+const _: () = assert!(MESSAGES_PER_TURN.is_multiple_of(ORDERS_AT_ONCE));
 const _: () = assert!(MESSAGES_PER_TURN <= INBOX_SLOTS && TASKS_PER_TURN <= TASKS_MAX);
 const _: () = assert!(BACKOFF_SLEEP_MIN.as_nanos() <= BACKOFF_SLEEP_MAX.as_nanos());
 const _: () = assert!(

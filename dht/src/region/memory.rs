@@ -140,6 +140,17 @@ mod mapped {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
     }
 
+    /// Asks for all cache lines of `what`, without waiting for them.
+    #[inline(always)]
+    pub fn prefetch_whole<T: ?Sized>(what: &T) {
+        let start = std::ptr::from_ref(what).cast::<u8>();
+        for line in (0..size_of_val(what)).step_by(64) {
+            let at = start.wrapping_add(line).cast();
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
+        }
+    }
+
     /// Starts writing the line that holds `word` back to memory.
     pub(crate) fn write_back(word: &AtomicU64, flush: Flush) {
         let at = std::ptr::from_ref(word);
@@ -175,9 +186,9 @@ mod mapped {
 }
 
 #[cfg(not(loom))]
-pub use mapped::prefetch;
-#[cfg(not(loom))]
 pub(crate) use mapped::{full_fence, write_back, write_back_fence};
+#[cfg(not(loom))]
+pub use mapped::{prefetch, prefetch_whole};
 
 /// The same words on the heap, each watched by the model checker.
 #[cfg(loom)]

@@ -41,7 +41,7 @@ pub use header::{History, LAYOUT_VERSION, SectionKind, SectionSpec};
 #[cfg(not(loom))]
 pub use latency::Latency;
 #[cfg(not(loom))]
-pub use memory::prefetch;
+pub use memory::{prefetch, prefetch_whole};
 #[cfg(not(loom))]
 pub use place::{Persistence, Place};
 pub use section::Section;

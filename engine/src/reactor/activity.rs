@@ -45,14 +45,22 @@ impl ActivityId {
 #[derive(Debug, Default)]
 pub(crate) struct TaskNames {
     ids: HashMap<(usize, usize), ActivityId>,
+    /// The last one that was asked for: often the next is the same.
+    last: Option<((usize, usize), ActivityId)>,
 }
 
 impl TaskNames {
     pub(crate) fn id(&mut self, name: &'static str) -> ActivityId {
-        *self
-            .ids
-            .entry((name.as_ptr() as usize, name.len()))
-            .or_insert_with(|| ActivityId::of(&format!("task '{name}'")))
+        let literal = (name.as_ptr() as usize, name.len());
+        if let Some((last, id)) = self.last
+            && last == literal
+        {
+            return id;
+        }
+        let of = || ActivityId::of(&format!("task '{name}'"));
+        let id = *self.ids.entry(literal).or_insert_with(of);
+        self.last = Some((literal, id));
+        id
     }
 }
 

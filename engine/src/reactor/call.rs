@@ -139,23 +139,20 @@ where
     }
 
     fn run(mut self: Box<Self>, local: &Rc<Local>) {
+        if let Stage::Back(_) = self.stage {
+            return local.calls.has_come_home(self.slot, self);
+        }
         // What is said if there is no room for the task.
         let unless_begun = Stage::Back(Err(RemoteError::NoTaskSlot));
-        match std::mem::replace(&mut self.stage, unless_begun) {
-            Stage::Out(work) => {
-                let (name, way) = (self.name, WayHome(Some(self)));
-                // Where there is no room, the future is dropped, and the way home with it.
-                let _ = local.spawn_with(name, move || async move {
-                    let mut way = way;
-                    way.has(Err(RemoteError::Stopped));
-                    let answer = work().await;
-                    way.has(Ok(answer));
-                });
-            }
-            back => {
-                self.stage = back;
-                local.calls.has_come_home(self.slot, self);
-            }
+        if let Stage::Out(work) = std::mem::replace(&mut self.stage, unless_begun) {
+            let (name, way) = (self.name, WayHome(Some(self)));
+            // Where there is no room, the future is dropped, and the way home with it.
+            let _ = local.spawn_with(name, move || async move {
+                let mut way = way;
+                way.has(Err(RemoteError::Stopped));
+                let answer = work().await;
+                way.has(Ok(answer));
+            });
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use oriel_dht::region::prefetch_whole;
+
 use super::activity::Activity;
 use super::group::{Backoff, Group, Hanging, Phase};
 use super::handle::{CoreId, Order};
@@ -14,7 +16,7 @@ use super::local::{Drain, Entered, Local};
 use super::source::Attached;
 use super::stats::{PerCore, add, add_time};
 use crate::clock::Moment;
-use crate::limits;
+use crate::limits::{self, ORDERS_AT_ONCE};
 use crate::mailbox::Receiver;
 
 /// How far a reactor is on its way out.
@@ -147,13 +149,20 @@ impl Reactor {
         // An order has a pass of its own, or its caller's reactor has one, so there
         // is another, which outlives what the order starts.
         self.local.has_pass();
-        for _ in 0..limits::MESSAGES_PER_TURN {
-            let Some(order) = self.inbox.receive() else {
+        for _ in 0..limits::MESSAGES_PER_TURN / ORDERS_AT_ONCE {
+            // All of them are on their way before the first is looked into.
+            let orders: [_; ORDERS_AT_ONCE] = std::array::from_fn(|_| {
+                let order = self.inbox.receive();
+                order.inspect(|order| prefetch_whole(&**order))
+            });
+            for order in orders.into_iter().flatten() {
+                self.mark.begin(self.local.activity_of(order.name()));
+                order.run(&self.local);
+                add(&self.shown.counters.messages, 1);
+            }
+            if self.inbox.is_empty() {
                 break;
-            };
-            self.mark.begin(self.local.activity_of(order.name()));
-            order.run(&self.local);
-            add(&self.shown.counters.messages, 1);
+            }
         }
     }
 
