@@ -147,7 +147,7 @@ where
         if let Stage::Out(work) = std::mem::replace(&mut self.stage, unless_begun) {
             let (name, way) = (self.name, WayHome(Some(self)));
             // Where there is no room, the future is dropped, and the way home with it.
-            let _ = local.spawn_with(name, move || async move {
+            let _ = local.spawn(name, move || async move {
                 let mut way = way;
                 way.has(Err(RemoteError::Stopped));
                 let answer = work().await;

@@ -135,25 +135,8 @@ impl Executor {
         }
     }
 
-    pub(crate) fn spawn<F>(
-        &self,
-        name: &'static str,
-        activity: ActivityId,
-        future: F,
-    ) -> Result<JoinHandle<F::Output>, NoTaskSlot<F>>
-    where
-        F: Future + 'static,
-        F::Output: 'static,
-    {
-        let spawned = self.spawn_with(name, activity, move || future);
-        spawned.map_err(|work| NoTaskSlot {
-            future: work(),
-            tasks_max: self.tasks_max,
-        })
-    }
-
-    /// The same with a future that is made in its place, if there is one.
-    pub(crate) fn spawn_with<W, F>(
+    /// Makes a task of the future that `work` makes in its place, or gives `work` back where there is no slot.
+    pub(crate) fn spawn<W, F>(
         &self,
         name: &'static str,
         activity: ActivityId,
@@ -218,6 +201,10 @@ impl Executor {
 
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.borrow().is_empty() || !self.injected.borrow().is_empty()
+    }
+
+    pub(crate) fn tasks_max(&self) -> usize {
+        self.tasks_max
     }
 
     pub(crate) fn live(&self) -> usize {

@@ -128,10 +128,9 @@ where
         // The reply is shared with the refused case, which has no future to ask.
         let reply = Rc::new(std::cell::Cell::new(Some(reply)));
         let of_task = reply.clone();
-        let future = work();
-        let spawned = local.spawn(name, async move {
+        let spawned = local.spawn(name, move || async move {
             let _pass = pass;
-            let value = future.await;
+            let value = work().await;
             if let Some(reply) = of_task.take() {
                 // Whoever asked may have lost interest.
                 let _ = reply.send(Ok(value));

@@ -110,21 +110,8 @@ impl Local {
         })
     }
 
-    pub(crate) fn spawn<F>(
-        &self,
-        name: &'static str,
-        future: F,
-    ) -> Result<JoinHandle<F::Output>, NoTaskSlot<F>>
-    where
-        F: Future + 'static,
-        F::Output: 'static,
-    {
-        let activity = self.activity_of(name);
-        self.executor.spawn(name, activity, future)
-    }
-
-    /// The same with a future that is made in its place, once there is one.
-    pub(super) fn spawn_with<W, F>(
+    /// As [`Executor::spawn`].
+    pub(super) fn spawn<W, F>(
         &self,
         name: &'static str,
         work: W,
@@ -135,7 +122,7 @@ impl Local {
         F::Output: 'static,
     {
         let activity = self.activity_of(name);
-        self.executor.spawn_with(name, activity, work)
+        self.executor.spawn(name, activity, work)
     }
 
     /// Whether this reactor has a pass from now on: it takes one if it can.
@@ -236,7 +223,12 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    here().spawn(name, future)
+    let here = here();
+    let spawned = here.spawn(name, move || future);
+    spawned.map_err(|work| NoTaskSlot {
+        future: work(),
+        tasks_max: here.executor.tasks_max(),
+    })
 }
 
 /// The core whose reactor runs the caller.

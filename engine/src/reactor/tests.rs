@@ -209,7 +209,7 @@ fn executor_that_goes_away_drops_futures_on_its_own_thread() {
                 wakers.borrow_mut().push(cx.waker().clone());
                 Poll::<()>::Pending
             });
-            drop(executor.spawn("pending", ActivityId::of("test"), future));
+            drop(executor.spawn("pending", ActivityId::of("test"), move || future));
         }
         executor.run_ready(&mark);
         let wakers = wakers.take();

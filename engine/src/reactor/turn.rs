@@ -87,10 +87,11 @@ impl Reactor {
         let _here = Entered::new(&self.local);
         let root = root();
         let group = self.group.clone();
-        let spawned = self.local.spawn("root", async move {
+        let root = async move {
             value.set(Some(root.await));
             group.request_stop();
-        });
+        };
+        let spawned = self.local.spawn("root", move || root);
         assert!(spawned.is_ok(), "tasks_max is at least one");
     }
 
