@@ -11,9 +11,9 @@ use oriel_engine::store::{
 };
 use oriel_protocol::limits::{COMMIT_RECORDS_MAX, PROBE_KEYS_MAX};
 use oriel_protocol::{
-    Arguments, Begun, Blob, Checksum, Chunk, Command, DecodeError, Epoch, InParts, Key, KeyKind,
-    Length, ListRequest, Listed, Located, Location, Opcode, Page, Part, PartOf, Place, Position,
-    PutId, Stat, Status, StoreId, Vector, Window, decode_commit, decode_keys, decode_put,
+    Arguments, Begun, Blob, Checksum, Chunk, Command, DecodeError, Epoch, InParts, Key, Length,
+    ListRequest, Listed, Located, Location, Opcode, Page, Part, PartOf, Place, Position, PutId,
+    Stat, Status, StoreId, Vector, Window, decode_commit, decode_keys, decode_put,
 };
 use oriel_spdk::device::{NvmeCommand, Request};
 
@@ -58,7 +58,7 @@ pub(crate) fn serve_at_once(serving: &Serving, mut request: Request) -> Option<R
     let Ok(Command::Locate { key }) = decode(serving, &mut request) else {
         return Some(request);
     };
-    let Some(described) = store.describe_at_once(*realm, &engine_key(&key)) else {
+    let Some(described) = store.describe_at_once(*realm, &key) else {
         return Some(request);
     };
     let located = location(described).and_then(|of| located(&mut request, Some(Place::Window(of))));
@@ -118,18 +118,18 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
     let Serves { store, realm, .. } = serves;
     match command {
         Command::Locate { key } => {
-            let found = store.find(*realm, &engine_key(key)).await;
+            let found = store.find(*realm, key).await;
             let found = found.map_err(|error| refused(&error))?;
             located(request, found.map(place).transpose()?)
         }
         Command::Delete { key } => {
-            let deleted = Box::pin(store.delete(*realm, engine_key(key))).await;
+            let deleted = Box::pin(store.delete(*realm, *key)).await;
             deleted.map(u32::from).map_err(|error| refused(&error))
         }
         Command::Probe { keys } => {
             let keys = decode_keys(*keys, data(request)?);
             let keys = keys.map_err(|error| malformed(serving, &error))?;
-            let keys: Vec<store::Key> = keys.map(|key| engine_key(&key)).collect();
+            let keys: Vec<Key> = keys.collect();
             let there = Box::pin(store.probe(*realm, &keys)).await;
             there
                 .map(|bits| bits as u32)
@@ -150,7 +150,7 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
             let reserved = reserved.map_err(|error| refused(&error))?;
             let left = reserved.deadline.since(serves.clock.now());
             let window = Window {
-                position: Position(reserved.position.0),
+                position: reserved.position,
                 blocks: reserved.blocks,
                 time_left_ms: whole_ms(left),
             };
@@ -164,7 +164,7 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
             Ok(0)
         }
         Command::Begin { key } => {
-            let put = store.begin_put(*realm, engine_key(key));
+            let put = store.begin_put(*realm, *key);
             let put = put.map_err(|error| refused(&error))?;
             let part_bytes = put.part_bytes();
             let begun = Begun {
@@ -177,7 +177,7 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
         Command::Part(part) => Box::pin(commit_part(serves, part)).await,
         Command::Finish { put, length, kind } => {
             let of = serves.put(*put)?;
-            let finished = Box::pin(store.finish_put(&of, engine_kind(*kind), length.get())).await;
+            let finished = Box::pin(store.finish_put(&of, *kind, length.get())).await;
             serves.end(*put, &of);
             finished.map(created).map_err(|error| refused(&error))
         }
@@ -199,17 +199,6 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
 
 fn whole_ms(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-fn engine_key(key: &Key) -> store::Key {
-    store::Key::new(*key.bytes())
-}
-
-fn engine_kind(kind: KeyKind) -> store::KeyKind {
-    match kind {
-        KeyKind::Name => store::KeyKind::Name,
-        KeyKind::Content => store::KeyKind::Content,
-    }
 }
 
 fn created(put: Put) -> u32 {
@@ -237,8 +226,8 @@ async fn commit_part(serves: &Serves, part: &Part) -> Answer {
     let commit = Commit {
         // Which is the part's is the store's business.
         key: put.key(),
-        kind: engine_kind(part.kind),
-        position: store::Position(part.position.0),
+        kind: part.kind,
+        position: part.position,
         length: part.length.into(),
         checksum: part.checksum,
     };
@@ -272,7 +261,7 @@ fn location(described: Described) -> Result<Location, Refusal> {
         }),
     };
     Ok(Location {
-        position: Position(position.0),
+        position,
         length,
         checksum,
     })
@@ -289,9 +278,9 @@ async fn commit(serving: &Serving, records: u8, request: &mut Request) -> Answer
         let (blob, position) = decode_commit(records, data(request)?, at)
             .map_err(|error| failed(malformed(serving, &error)))?;
         let commit = Commit {
-            key: engine_key(&blob.key),
-            kind: engine_kind(blob.kind),
-            position: store::Position(position.0),
+            key: blob.key,
+            kind: blob.kind,
+            position,
             length: blob.length.get(),
             checksum: blob.checksum,
         };
@@ -327,7 +316,6 @@ async fn put(serving: &Serving, request: &mut Request) -> Answer {
             return Err(Status::OtherChecksum.into());
         }
     }
-    let (key, kind) = (engine_key(&key), engine_kind(kind));
     let put = store.put_payload(*realm, key, kind, payload, length.get());
     put.await.1.map(created).map_err(|error| refused(&error))
 }
@@ -336,23 +324,20 @@ async fn put(serving: &Serving, request: &mut Request) -> Answer {
 async fn list(serving: &Serving, list: &ListRequest, request: &mut Request) -> Answer {
     let Serves { store, realm, .. } = &serving.serves;
     let most = Page::capacity(data(request)?.len());
-    let page = store
-        .list(*realm, store::Position(list.cursor.0), most)
-        .await;
+    let page = store.list(*realm, list.cursor, most).await;
     let page = page.map_err(|error| refused(&error))?;
     let mut blobs = Vec::with_capacity(page.blobs.len());
     for blob in &page.blobs {
-        let key = Key::new(*blob.key.bytes());
+        let key = blob.key;
         if blob.location.form != Form::Part && list.prefix.is_of(&key) {
             blobs.push(Listed {
                 key,
-                position: Position(blob.location.position.0),
+                position: blob.location.position,
                 length: Length::new(blob.location.length).ok_or(Status::Internal)?,
             });
         }
     }
-    let next = page.next.map(|position| Position(position.0));
-    Page::encode(&blobs, next, data(request)?).ok_or(Status::Internal)?;
+    Page::encode(&blobs, page.next, data(request)?).ok_or(Status::Internal)?;
     Ok(0)
 }
 

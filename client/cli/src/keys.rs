@@ -25,11 +25,6 @@ pub(crate) fn of_name(name: &str) -> Key {
     Key::new(blake3::derive_key(NAME_CONTEXT, name.as_bytes()))
 }
 
-/// The key of bytes.
-pub(crate) fn of_content(bytes: &[u8]) -> Key {
-    Key::new(*blake3::hash(bytes).as_bytes())
-}
-
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
@@ -104,7 +99,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_as_they_are_written() {
-        let key = of_content(b"abc");
+        let key = Key::of_content(b"abc");
         assert_eq!(parse_key(&key.to_string()), Ok(key));
         assert_eq!(parse_key(&key.to_string().to_uppercase()), Ok(key));
         let text = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
@@ -125,7 +120,7 @@ mod tests {
             key,
             "0ffd2154419479fefc779d694611591f6cb62e3e9346c057ecd60ec36d7156b7"
         );
-        assert_ne!(of_name("abc"), of_content(b"abc"));
+        assert_ne!(of_name("abc"), Key::of_content(b"abc"));
     }
 
     #[test]

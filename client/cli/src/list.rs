@@ -60,8 +60,9 @@ fn parse(file: &Path, lines: impl BufRead) -> Result<Vec<Wanted>, CliError> {
 
 #[cfg(test)]
 mod tests {
+    use oriel_protocol::Key;
+
     use super::*;
-    use crate::keys::of_content;
 
     fn of(text: &str) -> Result<Vec<Wanted>, CliError> {
         parse(Path::new("keys"), text.as_bytes())
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn lists_are_text_or_objects() {
-        let key = of_content(b"a");
+        let key = Key::of_content(b"a");
         let label = |label: &str| Wanted {
             key,
             label: Some(label.into()),
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_named() {
-        let key = of_content(b"a");
+        let key = Key::of_content(b"a");
         for (text, says) in [
             (format!("{key}\nabc x\n"), "keys, line 2: 'abc' is no key"),
             (

@@ -15,7 +15,6 @@ use crate::connect::Node;
 use crate::crew::{self, Budget};
 use crate::error::{CliError, Exit, wants_another_try};
 use crate::files::{Item, Source};
-use crate::keys::of_content;
 use crate::limits::{BYTES_UNDER_WAY, PART_BYTES, PARTS_AHEAD, TRIES};
 use crate::out::Out;
 use crate::stream::{self, Input, Stored};
@@ -160,7 +159,7 @@ fn put_whole(
     bytes: Vec<u8>,
 ) -> Result<Stored, CliError> {
     let length = bytes.len() as u64;
-    let (key, kind) = key.unwrap_or_else(|| (of_content(&bytes), KeyKind::Content));
+    let (key, kind) = key.unwrap_or_else(|| (Key::of_content(&bytes), KeyKind::Content));
     let outcome = block_on(node.blobs.put(key, kind, bytes))?;
     out.advance(length);
     Ok(Stored {

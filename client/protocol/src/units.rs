@@ -15,6 +15,11 @@ impl Key {
         Self(bytes)
     }
 
+    /// The key that these bytes have as content.
+    pub fn of_content(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
     /// Its bytes.
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0

@@ -61,7 +61,7 @@ fn blobs_go_over_the_wire_and_outlast_the_node() {
             );
             places.push(window_of(blobs.locate(&key(name)).await.unwrap()));
         }
-        let content_key = Key::new(*blake3_of(&content(7, 5000)).bytes());
+        let content_key = Key::of_content(&content(7, 5000));
         let put = blobs
             .put(content_key, KeyKind::Content, content(7, 5000))
             .await;
@@ -136,8 +136,4 @@ fn blobs_go_over_the_wire_and_outlast_the_node() {
     drop((raw, blobs));
     controller.close();
     node.end();
-}
-
-fn blake3_of(bytes: &[u8]) -> oriel_engine::store::Key {
-    oriel_engine::store::Key::of_content(bytes)
 }

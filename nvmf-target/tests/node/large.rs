@@ -20,7 +20,7 @@ const PART: usize = 512 * BLOCK;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn content_key(bytes: &[u8]) -> Key {
-    Key::new(*oriel_engine::store::Key::of_content(bytes).bytes())
+    Key::of_content(bytes)
 }
 
 fn parts_of(place: Option<Place>) -> InParts {
