@@ -76,9 +76,6 @@ pub const PINNED_PART: u64 = 2;
 /// The longest time that a blob can be pinned for; it can be pinned again.
 pub const PIN_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// Blobs that are pinned and passed over before a cache gives up.
-pub const SPARED_MAX: usize = 1024;
-
 /// Empty slabs that are kept until the journal is full anyway.
 pub const RETIRED_MAX: usize = 4;
 
@@ -87,6 +84,9 @@ pub const HASH_STEP: usize = 1 << 20;
 
 /// How long a window stays reserved.
 pub const RESERVATION_TIME: Duration = Duration::from_secs(60);
+
+/// Between two looks for windows whose time has passed.
+pub const RECLAIMS_APART: Duration = Duration::from_secs(1);
 
 /// Bytes that a commit reads at once to check a key.
 pub const CHECK_STEP_BLOCKS: u64 = 256;

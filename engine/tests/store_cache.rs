@@ -124,6 +124,29 @@ fn what_was_not_used_for_longest_goes_and_stays_gone() {
 }
 
 #[test]
+fn a_lowered_quota_is_worked_off_as_blobs_come() {
+    let (drive, clock) = (formatted(), Clock::manual());
+    with_log(&drive, &clock, cache(Policy::Lru, Some(40)), async |log| {
+        for name in 0..20 {
+            put(log, CACHE, name).await.unwrap();
+        }
+    });
+    with_log(&drive, &clock, cache(Policy::Lru, Some(20)), async |log| {
+        // No put waits for all that is too much: two blobs go for each that comes.
+        for name in 20..28 {
+            assert_eq!(put(log, CACHE, name).await, Ok(Put::Created));
+            let stat = log.realm_stat(CACHE).unwrap();
+            assert_eq!(stat.used_blocks, 40 - 2 * u64::from(name - 19));
+        }
+        for name in 28..35 {
+            assert_eq!(put(log, CACHE, name).await, Ok(Put::Created));
+            assert_eq!(log.realm_stat(CACHE).unwrap().used_blocks, 20);
+        }
+        assert_eq!(there(log, 0..35), (25..35).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn what_is_pinned_stays_up_to_its_share_and_until_its_time() {
     let (drive, clock) = (formatted(), Clock::manual());
     let lru = cache(Policy::Lru, Some(20));

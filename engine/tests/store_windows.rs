@@ -201,7 +201,6 @@ fn a_window_is_its_realms_until_its_deadline() {
 
         // One instant before its deadline it is still there, and then not any more.
         clock.advance(RESERVATION_TIME - Duration::from_nanos(1));
-        log.expire();
         assert_eq!(log.stat().reservations, 1);
         let other = log.reserve(ONE, 1).await.unwrap();
         clock.advance(Duration::from_nanos(1));
@@ -215,6 +214,50 @@ fn a_window_is_its_realms_until_its_deadline() {
         let error = log.reserve(unknown, 1).await;
         assert_eq!(error, Err(StoreError::UnknownRealm { realm: unknown }));
     });
+}
+
+#[test]
+fn windows_whose_time_has_passed_come_back_by_themselves() {
+    let (drive, clock) = (formatted(), Clock::manual());
+    with_log(&drive, &clock, async |log| {
+        // Twice: the log looks again after it had nothing to look at.
+        for round in [1, 2] {
+            let quota = while_ok(async || log.reserve(TWO, 4 * BLOCK_BYTES as u64).await).await;
+            assert!(matches!(quota, StoreError::OverQuota { realm: TWO, .. }));
+            let blob = bytes(round, 4 * BLOCK_BYTES);
+            let put = async || log.put(TWO, key(round), KeyKind::Name, &blob).await;
+            assert_eq!(put().await, Err(quota));
+            clock.advance(RESERVATION_TIME);
+            // Nobody asks for a window meanwhile.
+            for _ in 0..100 {
+                yield_once().await;
+            }
+            assert_eq!(log.stat().reservations, 0);
+            assert_eq!(put().await, Ok(Put::Created));
+            assert_eq!(log.delete(TWO, key(round)).await, Ok(true));
+        }
+    });
+}
+
+/// Does it again and again; the first error.
+async fn while_ok<T, E>(step: impl AsyncFn() -> Result<T, E>) -> E {
+    loop {
+        if let Err(error) = step().await {
+            return error;
+        }
+    }
+}
+
+async fn yield_once() {
+    let mut is_first = true;
+    std::future::poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        match std::mem::take(&mut is_first) {
+            true => std::task::Poll::Pending,
+            false => std::task::Poll::Ready(()),
+        }
+    })
+    .await;
 }
 
 #[test]

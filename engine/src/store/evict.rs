@@ -12,7 +12,7 @@ use super::log::Log;
 use super::state::{Pin, Queued, State};
 use super::types::{Form, Key, RealmId};
 use crate::clock::Moment;
-use crate::limits::{PIN_TIME_MAX, PINNED_PART, SPARED_MAX};
+use crate::limits::{PIN_TIME_MAX, PINNED_PART};
 
 impl<D: Drive> Log<D> {
     /// Keeps a blob from being evicted for a time, counted from now; when that ends, or `None` if there is no such blob.
@@ -53,14 +53,13 @@ impl<D: Drive> Log<D> {
         realm.is_some_and(|realm| realm.pins.remove(&blob).is_some())
     }
 
-    /// The cache that has most to give when the drive is full.
-    pub(super) fn fullest_cache(&self, state: &State<D::Extent>) -> Option<RealmId> {
-        let caches = state
-            .realms
-            .iter()
-            .filter(|(_, realm)| realm.eviction.is_some() && realm.blobs > 0);
-        let fullest = caches.max_by_key(|(_, realm)| realm.used_blocks);
-        fullest.map(|(id, _)| *id)
+    /// The caches that have something to give when the drive is full, the one with most first.
+    pub(super) fn caches(&self, state: &State<D::Extent>) -> Vec<RealmId> {
+        let realms = state.realms.iter();
+        let caches = realms.filter(|(_, realm)| realm.eviction.is_some() && realm.blobs > 0);
+        let mut caches: Vec<_> = caches.map(|(id, realm)| (realm.used_blocks, *id)).collect();
+        caches.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+        caches.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Evicts blobs of a cache until so many blocks of windows are free; how many are, which is none if nothing can go.
@@ -111,7 +110,8 @@ impl<D: Drive> Log<D> {
 fn next_victim<E>(state: &mut State<E>, id: RealmId, now: Moment) -> Option<(Fingerprint, u64)> {
     let realm = state.realm(id)?;
     let eviction = realm.eviction.as_mut()?;
-    for _ in 0..SPARED_MAX {
+    // Those that are passed over come last, so behind all that are pinned is one that is not.
+    for _ in 0..=realm.pins.len() {
         let (blob, blocks) = eviction.victim()?;
         let pin = realm.pins.get(&blob);
         if pin.is_some_and(|pin| pin.until > now) {

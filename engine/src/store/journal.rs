@@ -62,10 +62,10 @@ impl<D: Drive> Log<D> {
             self.make_slabs(Purpose::Clients),
             self.make_slabs(Purpose::Compaction),
         );
-        let own = both(self.compact(), self.scrub_rounds());
+        let own = both(self.compact(), both(self.scrub_rounds(), self.reclaim()));
         let beside = both(both(self.maintain(), own), slabs);
         let journal = both(self.write_journal(), self.verify_index());
-        let ((journal, verified), ((maintenance, (compaction, ())), _)) =
+        let ((journal, verified), ((maintenance, (compaction, _)), _)) =
             both(journal, beside).await;
         journal.and(verified).and(maintenance).and(compaction)?;
         *self.stopped.borrow_mut() = Some(StoreError::Closing);
@@ -94,6 +94,7 @@ impl<D: Drive> Log<D> {
                     self.is_ending.set(true);
                     self.ring_compaction();
                     self.ring_scrub();
+                    ring_bell(&self.reclaim_bell);
                     self.slab_bells.iter().for_each(ring_bell);
                     self.tell_of_room();
                     self.abandon_all();
@@ -297,6 +298,7 @@ impl<D: Drive> Log<D> {
         self.ring_maintenance();
         self.ring_compaction();
         self.ring_scrub();
+        ring_bell(&self.reclaim_bell);
         self.slab_bells.iter().for_each(ring_bell);
         reason
     }

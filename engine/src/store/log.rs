@@ -118,6 +118,7 @@ pub struct Log<D: Drive> {
     pub(super) early: Early,
     pub(super) scrubbing: Scrubbing,
     pub(super) scrub_bell: RefCell<Option<Waker>>,
+    pub(super) reclaim_bell: RefCell<Option<Waker>>,
     /// Changes in the frame that is being written.
     pub(super) in_frame: Cell<u64>,
     /// Slabs that could not be emptied.
@@ -170,6 +171,7 @@ impl<D: Drive> Log<D> {
             early: Early::default(),
             scrubbing: Scrubbing::default(),
             scrub_bell: RefCell::new(None),
+            reclaim_bell: RefCell::new(None),
             in_frame: Cell::new(0),
             stuck: RefCell::new(BTreeMap::new()),
             has_evicted_parts: Cell::new(false),

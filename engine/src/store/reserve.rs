@@ -9,10 +9,14 @@
 //! The checksums are computed while the data pass by; nothing is read again, but for a key that has to be the hash of the
 //! bytes. What is not committed is nowhere but in memory, so a crash leaves nothing of it.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use oriel_ec::Crc32c;
 
 use super::drive::Drive;
 use super::error::StoreError;
+use super::journal::{remember, ring_bell};
 use super::log::{Log, Put};
 use super::metrics::{Operation, Outcome, ReadFor, WrittenFor};
 use super::record::{Record, Role, data_blocks, trailer_blocks, window_blocks};
@@ -21,7 +25,7 @@ use super::trailer;
 use super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId, blocks_for};
 use super::window::{Taken, Window};
 use crate::clock::Moment;
-use crate::limits::{CHECK_STEP_BLOCKS, RESERVATION_TIME};
+use crate::limits::{CHECK_STEP_BLOCKS, RECLAIMS_APART, RESERVATION_TIME};
 
 /// A window to write a blob into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +112,9 @@ impl<D: Drive> Log<D> {
             writes: 0,
         };
         let reservations = &mut self.state.borrow_mut().reservations;
+        if reservations.is_empty() {
+            ring_bell(&self.reclaim_bell);
+        }
         reservations.insert(position.0, reservation);
         Ok(Reserved {
             position,
@@ -390,9 +397,37 @@ impl<D: Drive> Log<D> {
         true
     }
 
-    /// Gives up the windows whose deadline has passed. Called by every reservation, write and commit; and now and then by
-    /// whoever runs the log, so that space comes back when nothing happens.
-    pub fn expire(&self) {
+    /// Gives up windows as their deadlines pass, whatever else happens, for as long as the journal is written.
+    pub(super) async fn reclaim(&self) {
+        let is_over = || self.is_ending.get() || self.check_running().is_err();
+        while !is_over() {
+            let earliest = poll_fn(|cx| {
+                let earliest = self.earliest_deadline();
+                if is_over() || earliest.is_some() {
+                    return Poll::Ready(earliest);
+                }
+                remember(&mut self.reclaim_bell.borrow_mut(), cx.waker());
+                Poll::Pending
+            });
+            let Some(earliest) = earliest.await else {
+                return;
+            };
+            // A window that is still written to is looked at again.
+            let at = earliest.max(self.clock.now() + RECLAIMS_APART);
+            self.wait_until(at, &self.reclaim_bell, is_over).await;
+            self.expire();
+        }
+    }
+
+    fn earliest_deadline(&self) -> Option<Moment> {
+        let state = self.state.borrow();
+        let reservations = state.reservations.values();
+        reservations.map(|reservation| reservation.deadline).min()
+    }
+
+    /// Gives up the windows whose deadline has passed. Every reservation, write and commit does so first, since `reclaim`
+    /// may be late.
+    fn expire(&self) {
         let now = self.clock.now();
         self.give_up_all(|reservation| reservation.deadline <= now && reservation.writes == 0);
     }

@@ -102,6 +102,7 @@ impl<D: Drive> Log<D> {
     ) -> Result<Taken<D::Extent>, StoreError> {
         let slab_blocks = self.layout.slab_blocks;
         self.trusted().await?;
+        let mut evicted = 0;
         loop {
             self.check_running()?;
             if self.is_ending.get() {
@@ -114,7 +115,11 @@ impl<D: Drive> Log<D> {
                 let realm = realm.ok_or(StoreError::UnknownRealm { realm: id })?;
                 let quota = realm.options.quota_blocks.unwrap_or(u64::MAX);
                 let over = (realm.used_blocks + blocks).saturating_sub(quota);
-                let is_over = purpose == Purpose::Clients && over > 0;
+                // Where the quota was lowered, what is too much goes as blobs come: twice what each of them takes, which
+                // whoever has waited for need not wait for again.
+                let is_lowered = realm.used_blocks > quota;
+                let is_paid = is_lowered && evicted >= 2 * blocks;
+                let is_over = purpose == Purpose::Clients && over > 0 && !is_paid;
                 let is_cache = realm.eviction.is_some() && blocks <= quota;
                 let lane = realm.lane(purpose);
                 let fits = |open: &Open| {
@@ -122,7 +127,10 @@ impl<D: Drive> Log<D> {
                     open.next_block + blocks + directory <= slab_blocks
                 };
                 match &mut lane.open {
-                    _ if is_over && is_cache => Next::Evict(over.min(blocks)),
+                    _ if is_over && is_cache => Next::Evict(match is_lowered {
+                        true => over.min(2 * blocks - evicted),
+                        false => over.min(blocks),
+                    }),
                     _ if is_over => return Err(StoreError::OverQuota { realm: id, quota }),
                     Some(open) if fits(open) => {
                         let Open {
@@ -161,7 +169,9 @@ impl<D: Drive> Log<D> {
                     heard.await.unwrap_or(Err(StoreError::Closing))?;
                 }
                 Next::Evict(over) => {
-                    if self.evict(id, over).await? == 0 {
+                    let gone = self.evict(id, over).await?;
+                    evicted += gone;
+                    if gone == 0 {
                         let state = self.state.borrow();
                         let quota = state.realms[&id].options.quota_blocks.unwrap_or(u64::MAX);
                         return Err(StoreError::OverQuota { realm: id, quota });
@@ -271,6 +281,17 @@ impl<D: Drive> Log<D> {
         slabs * self.layout.slab_blocks + recovery::reserve_blocks(&self.layout)
     }
 
+    /// Evicts a part of a slab from the first of these caches that can give it.
+    async fn evict_of(&self, caches: &[RealmId]) -> Result<(), StoreError> {
+        let blocks = self.layout.slab_blocks.div_ceil(EVICTED_PART);
+        for cache in caches {
+            if self.evict(*cache, blocks).await? > 0 {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Full)
+    }
+
     /// Waits until there is room for another slab, if space is about to come back.
     async fn make_room(&self, purpose: Purpose) -> Result<(), StoreError> {
         let needed = self.blocks_needed(purpose);
@@ -297,7 +318,6 @@ impl<D: Drive> Log<D> {
                     || !state.retired.is_empty()
                     || !state.forgotten.iter().all(is_read)
                     || (self.scrubbing.is_reading.get() && !state.forgotten.is_empty());
-                let cache = self.fullest_cache(&state);
                 let compacts = || purpose == Purpose::Clients && self.wants_compaction(&state);
                 if comes_back || compacts() {
                     if !state.retired.is_empty() {
@@ -307,17 +327,16 @@ impl<D: Drive> Log<D> {
                     self.room.borrow_mut().push(send);
                     Ok(heard)
                 } else {
-                    let cache = cache.filter(|_| purpose == Purpose::Clients);
-                    Err(cache.ok_or(StoreError::Full)?)
+                    match purpose {
+                        Purpose::Clients => Err(self.caches(&state)),
+                        Purpose::Compaction => return Err(StoreError::Full),
+                    }
                 }
             };
             let heard = match next {
                 Ok(heard) => heard,
-                Err(cache) => {
-                    let blocks = self.layout.slab_blocks.div_ceil(EVICTED_PART);
-                    if self.evict(cache, blocks).await? == 0 {
-                        return Err(StoreError::Full);
-                    }
+                Err(caches) => {
+                    self.evict_of(&caches).await?;
                     continue;
                 }
             };
