@@ -1,5 +1,7 @@
 //! What can go wrong, each with what to do.
 
+use std::path::PathBuf;
+
 use super::drive::{DriveError, ExtentName};
 use super::types::{BLOCK_BYTES, Key, Position, RealmId, StoreId};
 
@@ -307,6 +309,14 @@ pub enum OpenError {
     /// No index.
     #[error(transparent)]
     Index(#[from] oriel_dht::index::CreateError),
+    /// No file for an index that is to outlast the program.
+    #[error("the index cannot be kept in {}: {reason}", path.display())]
+    IndexFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Something that belongs to the store is not there.
     #[error("{extent} is missing from the drive: {why}")]
     Missing {

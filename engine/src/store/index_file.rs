@@ -87,6 +87,28 @@ impl IndexFile {
 /// A file or device for the index of a store of so many blobs, with what an earlier run left there. An index of another
 /// size or version is replaced; what is no region of ours is refused.
 pub fn index_in_file(path: &Path, blobs_max: u64) -> Result<IndexFile, IndexError> {
+    make(path, blobs_max, |_| false)
+}
+
+/// The same in a file that nobody else gave its name: whatever is there and cannot be used is replaced, with a word.
+pub(super) fn index_over(path: &Path, blobs_max: u64) -> Result<IndexFile, IndexError> {
+    make(path, blobs_max, |error| {
+        let is_damaged = matches!(
+            error,
+            OpenError::Foreign { .. } | OpenError::Newer { .. } | OpenError::Contradiction { .. }
+        );
+        if is_damaged {
+            tracing::warn!(%error, "the file of an index is written over");
+        }
+        is_damaged
+    })
+}
+
+fn make(
+    path: &Path,
+    blobs_max: u64,
+    may_replace: impl Fn(&OpenError) -> bool,
+) -> Result<IndexFile, IndexError> {
     let wanted = spec(blobs_max)?;
     let place = Place::Path(path.to_owned());
     let replace = match Region::open(&place) {
@@ -102,6 +124,7 @@ pub fn index_in_file(path: &Path, blobs_max: u64) -> Result<IndexFile, IndexErro
         Err(OpenError::Open { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             false
         }
+        Err(error) if may_replace(&error) => true,
         Err(error) => return Err(error.into()),
     };
     let existing = match replace {

@@ -69,10 +69,10 @@ pub use metrics::{
     Summary, Unit, Value, WrittenFor,
 };
 pub use node::{
-    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Found, Guest, Keeper,
-    LargePut, Loss, NoGuest, NodeDrive, NodeError, NodeFormat, NodeMetrics, NodeOpenError,
-    NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, PartsPut, ReadEnd, Seat, Sleep,
-    Voters, format_node, open_node,
+    ChangeError, Departed, DriveLabel, DriveMetrics, DriveNumber, DriveStat, Found, Guest,
+    IndexPlace, Keeper, LargePut, Loss, NoGuest, NodeDrive, NodeError, NodeFormat, NodeMetrics,
+    NodeOpenError, NodeOptions, NodePage, NodeRecovery, NodeStat, NodeStore, PartsPut, ReadEnd,
+    Seat, Sleep, Voters, format_node, open_node, remove_old_indexes,
 };
 pub use options::{LogStat, RealmOptions, RealmStat};
 pub use pace::Background;

@@ -110,6 +110,7 @@ impl Config {
             memory_mib,
             hugepages,
             blobs_max,
+            index,
             connections_max,
             // For drives that are formatted from now on, by a run of its own.
             format: _,
@@ -128,6 +129,7 @@ impl Config {
             ("memory_mib", *memory_mib == new.memory_mib),
             ("hugepages", *hugepages == new.hugepages),
             ("blobs_max", *blobs_max == new.blobs_max),
+            ("index", *index == new.index),
             ("connections_max", *connections_max == new.connections_max),
             ("[[listener]]", *listeners == new.listeners),
             ("[status]", *status == new.status),
@@ -219,6 +221,7 @@ quota_mib = 64
                 "connections_max = 9",
                 "to change connections_max",
             ),
+            ("memory_mib = 512", "index = \"index\"", "to change index"),
             (
                 "memory_mib = 512",
                 "hugepages = true",

@@ -3,6 +3,7 @@
 //! ```toml
 //! node = "n1"                                  # in the names of its subsystems
 //! store = "00112233445566778899aabbccddeeff"   # whose blobs its drives hold
+//! index = "index"                              # folder of what makes a start after a stop in order quick
 //! gone = [3]                                   # drives that are lost for good, by number: their blobs are given up
 //!
 //! [[device]]
@@ -106,6 +107,8 @@ pub struct Config {
     pub hugepages: bool,
     /// The most blobs of a drive.
     pub blobs_max: u64,
+    /// The folder of the files that its drives' indexes lie in; in memory, if there is none.
+    pub index: Option<PathBuf>,
     /// The most connections of hosts, if there is a limit.
     pub connections_max: Option<u32>,
     /// How drives are made.

@@ -23,6 +23,9 @@ impl Config {
         line(format!("memory_mib = {}", self.memory_mib));
         line(format!("hugepages = {}", self.hugepages));
         line(format!("blobs_max = {}", self.blobs_max));
+        if let Some(folder) = &self.index {
+            line(format!("index = {}", quoted(&folder.to_string_lossy())));
+        }
         if let Some(most) = self.connections_max {
             line(format!("connections_max = {most}"));
         }

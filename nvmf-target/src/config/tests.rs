@@ -71,6 +71,16 @@ fn connections_are_limited_if_somebody_says_so() {
 }
 
 #[test]
+fn indexes_lie_in_a_folder_if_somebody_says_so() {
+    assert_eq!(parse(GOOD).unwrap().index, None);
+    let text = GOOD.replacen("[[device]]", "index = \"kept\"\n[[device]]", 1);
+    let config = parse(&text).unwrap();
+    assert_eq!(config.index, Some(PathBuf::from("etc/kept")));
+    let again = Config::parse(Path::new("node.toml"), &config.text());
+    assert_eq!(again.unwrap(), config);
+}
+
+#[test]
 fn drives_are_emptied_and_given_up() {
     let text = GOOD.replacen(
         "[[device]]",
@@ -125,6 +135,13 @@ fn what_is_wrong_is_named_with_its_line() {
             "2 connections at least",
         ),
         ("path = \"drive\"", "pci = \"3b:00\"", 5, "no PCI address"),
+        (
+            "[[device]]",
+            "index = \"drive\"\n[[device]]",
+            4,
+            "etc/drive is a device of the node",
+        ),
+        ("[[device]]", "index = \"\"\n[[device]]", 4, "name one"),
         ("path = \"drive\"", "", 4, "either a path or a pci address"),
         (
             "path = \"drive\"",

@@ -27,6 +27,7 @@ pub(super) struct Text {
     memory_mib: Option<Spanned<u32>>,
     hugepages: Option<Spanned<bool>>,
     blobs_max: Option<Spanned<u64>>,
+    index: Option<Spanned<PathBuf>>,
     connections_max: Option<Spanned<u32>>,
     #[serde(default)]
     gone: BTreeSet<u16>,
@@ -193,6 +194,7 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
         memory_mib,
         hugepages,
         blobs_max,
+        index: index(around.directory, text.index.as_ref(), &devices)?,
         connections_max,
         format: format(&text.format)?,
         devices,
@@ -216,6 +218,30 @@ fn store(text: &Spanned<String>) -> Result<StoreId, Wrong> {
         *byte = u8::from_str_radix(&digits[at..at + 2], 16).unwrap_or(0);
     }
     Ok(StoreId(id))
+}
+
+fn index(
+    directory: &Path,
+    text: Option<&Spanned<PathBuf>>,
+    devices: &[Device],
+) -> Result<Option<PathBuf>, Wrong> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let folder = directory.join(text.get_ref());
+    let is_named = text.get_ref().file_name().is_some();
+    check(text, is_named, || {
+        "the indexes lie in a folder: name one (/run/oriel/index), or leave it out for memory"
+            .into()
+    })?;
+    let is_device = devices.contains(&Device::Path(folder.clone()));
+    check(text, !is_device, || {
+        format!(
+            "{} is a device of the node: name a folder for the indexes",
+            folder.display()
+        )
+    })?;
+    Ok(Some(folder))
 }
 
 fn format(text: &FormatText) -> Result<FormatOptions, Wrong> {

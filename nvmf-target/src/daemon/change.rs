@@ -94,6 +94,7 @@ impl Changing<'_> {
     async fn gives_back(&mut self, departed: &Departed) {
         let subsystems = self.tools.subsystems;
         let said = self.devices.departed(subsystems, departed).await;
+        self.devices.indexes.tidy(self.tools.store).await;
         tracing::info!("{said}");
         self.record.gave_back(departed.drive.to_string());
         if let Some(listener) = Listener::of_env() {

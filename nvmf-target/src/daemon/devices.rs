@@ -20,6 +20,7 @@ use oriel_spdk::Subsystems;
 
 use super::DaemonError;
 use super::drives::{Made, Part, Take, seat, seat_or_blank};
+use super::indexes::Indexes;
 use crate::config::{Config, Device};
 
 /// Why the drives of a node were not changed.
@@ -106,7 +107,7 @@ pub(super) struct Devices {
     seated: usize,
     has_pci: bool,
     format: FormatOptions,
-    blobs_max: u64,
+    pub(super) indexes: Indexes,
 }
 
 /// What is to be done with the devices.
@@ -134,7 +135,7 @@ impl Devices {
             seated: 0,
             has_pci: (config.devices.iter()).any(|device| matches!(device, Device::Pci(_))),
             format: config.format,
-            blobs_max: config.blobs_max,
+            indexes: Indexes::of(config),
         };
         let mut first = None;
         for device in &config.devices {
@@ -176,7 +177,7 @@ impl Devices {
         for part in parts {
             let core = self.next_core(reactors);
             let take = Take::Format(self.format);
-            seats.push(seat(reactors, core, part, self.blobs_max, take).await?);
+            seats.push(seat(reactors, core, part, &self.indexes, take).await?);
         }
         Ok(seats)
     }
@@ -190,7 +191,7 @@ impl Devices {
         let mut coming = Vec::new();
         for part in parts {
             let core = self.next_core(reactors);
-            let seat = seat_or_blank(reactors, core, part, self.blobs_max).await?;
+            let seat = seat_or_blank(reactors, core, part, &self.indexes).await?;
             coming.push((part.clone(), seat));
         }
         Ok(coming)

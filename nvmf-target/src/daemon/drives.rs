@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use oriel_engine::reactor::{CoreId, ReactorHandle};
-use oriel_engine::store::{FormatOptions, Seat, SpdkDrive, SpdkDriveError, index_in_memory};
+use oriel_engine::store::{FormatOptions, Seat, SpdkDrive, SpdkDriveError};
 use oriel_spdk::bdev::create::{DeleteError, Kind};
 use oriel_spdk::bdev::{Access, BdevDesc, BlockRange, create};
 use oriel_spdk::{DmaBuf, Subsystems};
 
+use super::indexes::Indexes;
 use super::{DaemonError, LOOKED_AT};
 use crate::config::Device;
 
@@ -148,15 +149,13 @@ pub(super) async fn seat(
     reactors: &ReactorHandle,
     core: CoreId,
     part: &Part,
-    blobs: u64,
+    indexes: &Indexes,
     take: Take,
 ) -> Result<Seat<SpdkDrive>, DaemonError> {
-    let part = part.clone();
+    let (part, indexes) = (part.clone(), indexes.clone());
     let seat = move || async move {
         let drive = load(&part, take).await?;
-        let index = index_in_memory(blobs);
-        let index = index.map_err(|source| DaemonError::Index { blobs, source })?;
-        Ok(Seat::new(drive, index, &part.name))
+        Ok(Seat::new(drive, indexes.place()?, &part.name))
     };
     let seat = reactors.spawn(core, "load a drive", seat);
     let seat = seat.map_err(|_| DaemonError::Core)?.await;
@@ -168,9 +167,9 @@ pub(super) async fn seat_or_blank(
     reactors: &ReactorHandle,
     core: CoreId,
     part: &Part,
-    blobs: u64,
+    indexes: &Indexes,
 ) -> Result<Option<Seat<SpdkDrive>>, DaemonError> {
-    match seat(reactors, core, part, blobs, Take::Load).await {
+    match seat(reactors, core, part, indexes, Take::Load).await {
         Ok(seat) => Ok(Some(seat)),
         Err(DaemonError::Drive {
             source: SpdkDriveError::NotFormatted { .. },

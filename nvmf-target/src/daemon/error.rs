@@ -118,6 +118,16 @@ pub enum DaemonError {
         /// Why not.
         source: IndexError,
     },
+    /// No folder for indexes.
+    #[error(
+        "the folder {} for the indexes cannot be made ({source}): name another one as index, or leave that out to have them in memory", path.display()
+    )]
+    IndexFolder {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The store.
     #[error(transparent)]
     Open(#[from] NodeOpenError),

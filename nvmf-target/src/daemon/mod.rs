@@ -6,6 +6,7 @@ mod dev;
 mod devices;
 mod drives;
 mod error;
+mod indexes;
 mod notify;
 mod reload;
 
@@ -36,6 +37,7 @@ pub use check::check_drives;
 pub use dev::dev;
 use devices::{Devices, Tools};
 pub use error::DaemonError;
+use indexes::Indexes;
 use notify::{Listener, watchdog_period};
 use reload::{Desk, Reloads};
 
@@ -220,6 +222,7 @@ async fn open(
     config: &Config,
     new: New,
 ) -> Result<Opened, DaemonError> {
+    Indexes::of(config).make_folder()?;
     let (mut devices, parts) = Devices::make(subsystems, config, new == New::No).await?;
     if new == New::IfEmpty {
         for part in &parts {
@@ -261,6 +264,7 @@ async fn open(
     for (drive, loss) in &recovery.lost {
         tracing::error!(%drive, %loss, "a drive is lost: its blobs cannot be read");
     }
+    devices.indexes.tell(&recovery);
     let keeper = spawn_local("the store's keeper", Box::pin(keeper.run()));
     let keeper = keeper.map_err(|_| DaemonError::Core)?;
     for (part, seat) in seats {
@@ -274,6 +278,7 @@ async fn open(
         store: &store,
     };
     devices.settle(tools, config, idle).await;
+    devices.indexes.tidy(&store).await;
     Ok(Opened {
         store,
         keeper,

@@ -1,5 +1,6 @@
 //! A node as a program of its own, with what it tells systemd, and hosts of it.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -17,6 +18,8 @@ use tempfile::TempDir;
 
 /// Longer than any machine needs.
 const LONG: Duration = Duration::from_secs(300);
+/// What it says, in its folder.
+const LOG: &str = "log";
 /// Of a blob that tests read.
 const BLOB_BYTES: usize = 20_000;
 
@@ -93,11 +96,16 @@ impl Program {
         let path = short.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
+        // As journald keeps it, from one start to the next.
+        let log = directory.path().join(LOG);
+        let log = File::options().append(true).create(true).open(log);
+        let log = log.unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_orield"))
             .env("NOTIFY_SOCKET", &path)
             .arg("--dev")
             .arg(directory.path())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
@@ -141,6 +149,11 @@ impl Program {
 
     pub(crate) fn file(&self) -> PathBuf {
         self.folder().join("orield.toml")
+    }
+
+    /// All that it has logged, in this life and in those before.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder().join(LOG)).unwrap()
     }
 
     /// The next word to systemd.
@@ -241,6 +254,9 @@ impl Drop for Program {
         // Best effort: after a failed test it may still be there.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() && self.directory.is_some() {
+            eprintln!("what the node said:\n{}", self.log());
+        }
     }
 }
 

@@ -80,6 +80,11 @@ impl<D: NodeDrive> Keeper<D> {
             .and_then(|prepared| prepared);
         let capacity_blocks = prepared.map_err(drive_error(label(seat, None)))?;
         let number = DriveNumber(self.state.borrow().roster.next);
+        let blobs_max = self.options.drive.blobs_max;
+        let index = seat
+            .call(move |lane| async move { lane.make_index((store, number), blobs_max).map(drop) });
+        let index = index.await.map_err(stopped).and_then(|index| index);
+        index.map_err(drive_error(label(seat, Some(number))))?;
         // Whatever becomes of it, no other drive gets that number: so the new one may know it before the others know the
         // drive. Where the power goes in between, it is either theirs or blank.
         if !self.commit(|roster| roster.next += 1).await {
@@ -162,7 +167,8 @@ impl<D: NodeDrive> Keeper<D> {
             realms: self.state.borrow().realms.to_vec(),
             ..self.options.drive.clone()
         };
-        let opened = seat.call(move |lane| async move { lane.open(&options).await });
+        let of = (self.state.borrow().roster.store, number);
+        let opened = seat.call(move |lane| async move { lane.open(of, &options).await });
         let opened = opened.await.map_err(stopped).and_then(|opened| opened);
         if let Err(error) = opened {
             if let Some(kept) = self.state.borrow_mut().kept(number) {

@@ -18,12 +18,14 @@ use super::super::reading::Wanted;
 use super::super::record::Role;
 use super::super::recovery::{OpenOptions, Recovery, open};
 use super::super::reserve::{Commit, Reserved};
-use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, Location, Position, RealmId};
+use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, Location, Position, RealmId, StoreId};
 use super::super::walk::Page;
 use super::gate::{Entered, Gate, Latched, Stale};
+use super::kept::{IndexPlace, LaneIndex};
 use super::ledger::Ledger;
+use super::open::stopped;
 use super::place::DriveNumber;
-use super::seat::{NodeDrive, on_core};
+use super::seat::{NoLane, NodeDrive, on_core};
 use super::shelf::{Door, OnShelf, Shelf};
 use super::table::{Command, Shared};
 use super::visit;
@@ -66,7 +68,8 @@ pub(super) struct Lane<D: NodeDrive> {
     pub(super) name: Arc<str>,
     pub(super) drive: D,
     pub(super) ledger: Ledger<D>,
-    index: Section,
+    /// `None` once it is closed.
+    index: RefCell<Option<LaneIndex>>,
     /// What other cores see of it, and its seat's number.
     shelf: Arc<Shelf>,
     id: u64,
@@ -105,7 +108,7 @@ type Returned<D, T> = (<D as NodeDrive>::Payload, Result<T, Refused>);
 impl<D: NodeDrive> Lane<D> {
     pub(super) fn new(
         drive: D,
-        index: Section,
+        index: IndexPlace,
         name: Arc<str>,
         (id, shelf): (u64, Arc<Shelf>),
     ) -> Self {
@@ -115,7 +118,7 @@ impl<D: NodeDrive> Lane<D> {
             shelf,
             id,
             ledger: Ledger::default(),
-            index,
+            index: RefCell::new(Some(LaneIndex::new(index))),
             log: RefCell::new(None),
             gate: Rc::default(),
             owner: RefCell::new(None),
@@ -124,9 +127,29 @@ impl<D: NodeDrive> Lane<D> {
         }
     }
 
-    pub(super) async fn open(&self, options: &OpenOptions) -> Result<Recovery, OpenError> {
-        let index = self.index.clone();
-        let (log, recovery) = open(self.drive.clone(), index, options).await?;
+    /// Makes the place of its index, if it has to be made. Where that fails, nothing is changed.
+    pub(super) fn make_index(
+        &self,
+        of: (StoreId, DriveNumber),
+        blobs_max: u64,
+    ) -> Result<Section, OpenError> {
+        let mut index = self.index.borrow_mut();
+        let index = index.as_mut().ok_or_else(|| stopped(NoLane))?;
+        index.section(of, blobs_max)
+    }
+
+    /// Opens the log of that drive of the store.
+    pub(super) async fn open(
+        &self,
+        of: (StoreId, DriveNumber),
+        options: &OpenOptions,
+    ) -> Result<Recovery, OpenError> {
+        let index = self.make_index(of, options.blobs_max)?;
+        let options = OpenOptions {
+            keeps_index: self.index.borrow().as_ref().is_some_and(LaneIndex::is_kept),
+            ..options.clone()
+        };
+        let (log, recovery) = open(self.drive.clone(), index, &options).await?;
         if let Some(of_drive) = self.drive.door()
             && reactor::core_here().is_some()
         {
@@ -240,10 +263,13 @@ impl<D: NodeDrive> Lane<D> {
         self.log.take();
     }
 
-    /// Lets go of the drive.
+    /// Lets go of the drive; its index is kept for the next start, if that can be.
     pub(super) async fn close(&self) -> Result<(), DriveError> {
         self.close_shelf().await;
-        self.drop_log();
+        let (log, index) = (self.log.take(), self.index.take());
+        if let Some(index) = index {
+            index.close(&self.name, log).await;
+        }
         self.ledger.drop_extents();
         self.drive.clone().close().await
     }

@@ -19,7 +19,7 @@
 //! | `roster.rs`, `ledger.rs` | what is written to every drive about all of them, and who may change it |
 //! | `table.rs` | the same for all cores, with a version |
 //! | `gate.rs` | changes of one version of the table at a time |
-//! | `seat.rs`, `lane.rs` | a drive on its core |
+//! | `seat.rs`, `lane.rs`, `kept.rs` | a drive on its core, and its index |
 //! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs` | what users call: [`NodeStore`] |
 //! | `parts.rs`, `parted.rs`, `large_put.rs`, `parts_put.rs`, `puts.rs`, `sweep.rs` | blobs longer than a slab, in parts on all drives |
 //! | `open.rs`, `keeper.rs`, `changes.rs`, `mover.rs` | opening; drives that come and go; blobs that go home |
@@ -39,6 +39,7 @@ mod gate;
 mod handle;
 mod join;
 mod keeper;
+mod kept;
 mod lane;
 mod large_put;
 mod ledger;
@@ -63,6 +64,7 @@ mod whole;
 pub use error::{ChangeError, DriveLabel, Loss, NodeError, NodeOpenError};
 pub use handle::NodeStore;
 pub use keeper::Keeper;
+pub use kept::{IndexPlace, remove_old_indexes};
 pub use large_put::LargePut;
 pub use observe::{DriveMetrics, NodeMetrics};
 pub use open::{NodeFormat, NodeOptions, NodeRecovery, Sleep, format_node, open_node};

@@ -380,6 +380,7 @@ async fn try_open<D: NodeDrive>(
     promise(&mut newest, &own, &mut kept).await;
     let open = |kept: &Kept<D>| {
         let (seat, loss) = (kept.seat.clone(), kept.loss.clone());
+        let of = (newest.store, kept.number);
         let drive = OpenOptions {
             store: Some(newest.store),
             // The store's quota is shared out once it is known to how many.
@@ -388,7 +389,7 @@ async fn try_open<D: NodeDrive>(
         async move {
             let seat = seat.filter(|_| loss.is_none())?;
             let opened = seat.call(move |lane| async move {
-                let recovery = lane.open(&drive).await?;
+                let recovery = lane.open(of, &drive).await?;
                 let slab_blocks = lane.slab_blocks();
                 Ok((recovery, slab_blocks))
             });

@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures_channel::oneshot;
-use oriel_dht::region::Section;
 
 use super::super::drive::{Drive, DriveError};
 use super::super::types::{Key, RealmId};
+use super::kept::IndexPlace;
 use super::lane::{Held, Lane, Refused};
 use super::shelf::Shelf;
 use super::visit::Uses;
@@ -192,8 +192,9 @@ pub(super) enum Guard<D: NodeDrive> {
 }
 
 impl<D: NodeDrive> Seat<D> {
-    /// Gives a drive of this core to a store, with the memory for its index.
-    pub fn new(drive: D, index: Section, name: &str) -> Self {
+    /// Gives a drive of this core to a store, with the place of its index.
+    pub fn new(drive: D, index: impl Into<IndexPlace>, name: &str) -> Self {
+        let index = index.into();
         let name: Arc<str> = name.into();
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let shelf = Arc::<Shelf>::default();
