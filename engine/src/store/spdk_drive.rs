@@ -22,31 +22,29 @@
 mod buffer;
 mod error;
 mod layout;
+mod node;
+mod places;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
-use oriel_spdk::bdev::{
-    Access, BdevDesc, BdevEvent, BlockRange, Channel, Complete, Io, IoError, IoKind, Memory,
-};
+use oriel_spdk::bdev::{Access, BdevDesc, BdevEvent, BlockRange, Channel, IoKind};
 use oriel_spdk::blob::{
-    self, Blob, BlobId, Blobstore, InitError, InitOptions, LoadError, NewBlob, Place, StoreType,
+    self, Blob, BlobId, Blobstore, InitError, InitOptions, LoadError, NewBlob, StoreType,
 };
-
-use oriel_spdk::SpdkThread;
 
 use super::drive::{Drive, DriveError, ExtentName, Transferred};
 use super::error::check_sizes;
 use super::format::{FormatOptions, check_free};
-use super::node::{Guest, NodeDrive, ReadEnd};
 use super::types::BLOCK_BYTES;
 use buffer::IdleBuffers;
 pub use buffer::{SpdkBuf, SpdkPayload};
 pub use error::SpdkDriveError;
 use layout::{cluster_bytes, decode_name, encode_name};
+use places::Places;
 
 /// Whose blobstores these are.
 const STORE_TYPE: StoreType = StoreType::new("ORIEL_LOG");
@@ -99,47 +97,6 @@ struct Open {
     /// `None` once it is deleted, or the drive removed or closed. Whoever transfers something has it meanwhile.
     blob: RefCell<Option<Rc<Blob>>>,
     places: Arc<Places>,
-}
-
-/// Where an extent is on its device.
-pub struct Places {
-    /// By its units; empty if that is not known.
-    list: Vec<Place>,
-    /// Units in a block.
-    units: u64,
-    blocks: u64,
-    /// The most blocks that go to the device in one.
-    blocks_per_cluster: u64,
-}
-
-impl Places {
-    /// Where on the device some of its units are, if that is one place.
-    fn on_device(&self, units: BlockRange) -> Option<BlockRange> {
-        if units.count > self.units * self.blocks_per_cluster {
-            return None;
-        }
-        let place = match &self.list[..] {
-            [only] => only,
-            all => {
-                let behind = all.partition_point(|place| place.first <= units.start);
-                all.get(behind.checked_sub(1)?)?
-            }
-        };
-        let skipped = units.start - place.first;
-        let is_inside = skipped + units.count <= place.on_device.count;
-        let start = place.on_device.start + skipped;
-        is_inside.then(|| BlockRange::new(start, units.count))
-    }
-
-    /// The units that so many bytes from a block on are in; `None` if they are not whole blocks of it.
-    fn units(&self, block: u64, bytes: usize) -> Option<BlockRange> {
-        let blocks = bytes.div_ceil(BLOCK_BYTES) as u64;
-        let is_inside = block
-            .checked_add(blocks)
-            .is_some_and(|end| end <= self.blocks);
-        let is_whole = bytes.is_multiple_of(BLOCK_BYTES);
-        (is_inside && is_whole).then(|| BlockRange::new(block * self.units, blocks * self.units))
-    }
 }
 
 /// Tells the drive of its removal, as soon as there is a drive to tell.
@@ -529,163 +486,5 @@ impl Drive for SpdkDrive {
 
     async fn flush(&self) -> Result<(), DriveError> {
         self.inner.flush().await
-    }
-}
-
-/// What a read without a task needs until its end.
-struct Direct<R, K> {
-    bytes: usize,
-    end: R,
-    /// What has to be there until then.
-    _keeps: K,
-}
-
-impl<R: ReadEnd<SpdkPayload>, K: 'static> Direct<R, K> {
-    fn begin(
-        device: &Channel,
-        range: BlockRange,
-        payload: SpdkPayload,
-        end: R,
-        keeps: K,
-    ) -> Result<(), (SpdkPayload, R)> {
-        let bytes = payload.as_ref().len();
-        let direct = Self {
-            bytes,
-            end,
-            _keeps: keeps,
-        };
-        let io = Io::new(Some(payload.into_memory()), direct);
-        device.read(io, range).map_err(|rejected| {
-            let Io { ctx, buf, .. } = *rejected.io;
-            let payload = SpdkPayload::of(buf, bytes).expect("what is refused comes back whole");
-            (payload, ctx.end)
-        })
-    }
-}
-
-impl<R: ReadEnd<SpdkPayload>, K: 'static> Complete<Option<Memory>> for Direct<R, K> {
-    fn complete(io: Box<Io<Self, Option<Memory>>>, result: Result<(), IoError>) {
-        let Io { ctx, buf, .. } = *io;
-        if let Some(payload) = SpdkPayload::of(buf, ctx.bytes) {
-            ctx.end.ended(payload, result.is_ok());
-        }
-    }
-}
-
-impl NodeDrive for SpdkDrive {
-    type Payload = SpdkPayload;
-    type Guest = SpdkGuest;
-
-    fn door(&self) -> Option<String> {
-        Some(self.inner.device.clone())
-    }
-
-    fn place(&self, extent: &SpdkExtent) -> Option<Arc<Places>> {
-        let places = &extent.0.places;
-        (!places.list.is_empty()).then(|| places.clone())
-    }
-
-    fn begin_read<R: ReadEnd<SpdkPayload>>(
-        &self,
-        extent: &SpdkExtent,
-        block: u64,
-        payload: SpdkPayload,
-        end: R,
-    ) -> Result<(), (SpdkPayload, R)> {
-        let bytes = payload.as_ref().len();
-        let units = extent.0.places.units(block, bytes);
-        let short_way = units.and_then(|units| self.inner.short_way(&extent.0, units));
-        let blob = extent.0.blob.borrow().clone();
-        match (short_way, blob) {
-            (Some((device, range)), Some(blob)) => {
-                Direct::begin(&device, range, payload, end, blob)
-            }
-            _ => Err((payload, end)),
-        }
-    }
-
-    fn payload(bytes: usize) -> Result<SpdkPayload, DriveError> {
-        SpdkPayload::new(bytes)
-    }
-
-    fn take(&self, payload: SpdkPayload) -> SpdkBuf {
-        SpdkBuf::from_payload(payload, &self.inner.idle)
-    }
-
-    fn give(buf: SpdkBuf) -> SpdkPayload {
-        buf.into_payload()
-    }
-
-    async fn removed(&self) {
-        std::future::poll_fn(|cx| {
-            if self.inner.attached.borrow().is_none() {
-                return Poll::Ready(());
-            }
-            let mut watcher = self.inner.watcher.borrow_mut();
-            match &mut *watcher {
-                Some(watcher) => watcher.clone_from(cx.waker()),
-                None => *watcher = Some(cx.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-
-    async fn close(self) -> Result<(), DriveError> {
-        SpdkDrive::close(self).await
-    }
-}
-
-/// A drive on a core that only reads from it, by a channel of its own.
-pub struct SpdkGuest {
-    /// `None` once the device was removed.
-    channel: Rc<RefCell<Option<Channel>>>,
-}
-
-impl Guest<SpdkPayload> for SpdkGuest {
-    /// The device's name.
-    type Door = String;
-    type Place = Arc<Places>;
-
-    fn enter(device: &String) -> Option<Self> {
-        if !SpdkThread::is_one_current() {
-            return None;
-        }
-        let channel = Rc::<RefCell<Option<Channel>>>::default();
-        let on_event = {
-            let channel = channel.clone();
-            move |event| {
-                if matches!(event, BdevEvent::Removed) {
-                    drop(channel.take());
-                }
-            }
-        };
-        let opened = BdevDesc::open(device, Access::ReadOnly, on_event);
-        let opened = opened.map_err(|error| error.to_string());
-        let opened = opened.and_then(|it| it.channel().map_err(|error| error.to_string()));
-        match opened {
-            Ok(opened) => channel.replace(Some(opened)),
-            Err(reason) => {
-                tracing::warn!(%device, %reason, "reads of this drive go by another core");
-                return None;
-            }
-        };
-        Some(Self { channel })
-    }
-
-    fn begin_read<R: ReadEnd<SpdkPayload>>(
-        &self,
-        place: &Arc<Places>,
-        block: u64,
-        payload: SpdkPayload,
-        end: R,
-    ) -> Result<(), (SpdkPayload, R)> {
-        let units = place.units(block, payload.as_ref().len());
-        let range = units.and_then(|units| place.on_device(units));
-        let device = self.channel.borrow().clone();
-        match (device, range) {
-            (Some(device), Some(range)) => Direct::begin(&device, range, payload, end, ()),
-            _ => Err((payload, end)),
-        }
     }
 }
