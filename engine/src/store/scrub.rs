@@ -213,7 +213,7 @@ impl<D: Drive> Log<D> {
     async fn keep_scrub_pace(&self, blocks: u64) {
         let (reads, writes) = self.metrics.transfers();
         let part = match reads + writes {
-            0 => 1,
+            0 if !self.state.borrow().is_read_elsewhere() => 1,
             _ => SCRUB_BUSY_PART,
         };
         let bytes = blocks * BLOCK_BYTES as u64 * part;

@@ -415,6 +415,12 @@ impl<E> State<E> {
         Some((slab.extent.clone(), shown))
     }
 
+    /// Whether other cores read from the drive just now.
+    pub(super) fn is_read_elsewhere(&self) -> bool {
+        let mut shown = self.slabs.values().filter_map(Slab::shown);
+        shown.any(|shown| shown.holds.is_held())
+    }
+
     /// Slabs that are forgotten may be given back as soon as nobody reads from them on any core.
     pub(super) fn let_leave(&mut self) {
         self.leaving.retain(|(_, shown)| shown.holds.is_held());

@@ -171,6 +171,7 @@ impl LogMetrics {
     /// Adds what other cores have counted of this log.
     pub(in super::super) fn add_visit(&mut self, visit: &Self) {
         add_all(&mut self.read_blocks, &visit.read_blocks);
+        add_all(&mut self.queues, &visit.queues);
         for realm in &visit.realms {
             let mut own = self.realms.iter_mut();
             if let Some(own) = own.find(|own| own.id == realm.id) {

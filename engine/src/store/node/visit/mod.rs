@@ -24,7 +24,9 @@ use super::seat::{Guest, Locals, NodeDrive, ReadEnd, Seat};
 use super::shelf::{Door, Shelf};
 use super::table::Table;
 use crate::limits::USES_AT_ONCE;
-use crate::store::metrics::{Detached, LogMetrics, Metrics, Operation, Outcome, ReadFor};
+use crate::store::metrics::{
+    Detached, Gauges, LogMetrics, Metrics, Operation, Outcome, Queue, ReadFor,
+};
 use crate::store::position::Described;
 use crate::store::shown::Shown;
 use crate::store::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
@@ -243,7 +245,11 @@ impl<D: NodeDrive> Visit<D> {
 /// Numbers of a drive of another core that were counted here.
 pub(super) fn numbers<D: NodeDrive>(id: u64) -> Option<LogMetrics> {
     let visit = VISITS.with_borrow(|visits| visits.get::<Visit<D>>(id))?;
-    Some(visit.metrics.snapshot().0)
+    let mut numbers = visit.metrics.snapshot().0;
+    let mut gauges = Gauges::default();
+    gauges.queue(Queue::Reads, visit.metrics.transfers().0);
+    numbers.set(&gauges);
+    Some(numbers)
 }
 
 /// Ends a visit, if there is one.
