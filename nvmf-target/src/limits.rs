@@ -26,6 +26,12 @@ pub const HOST_PATIENCE: Duration = Duration::from_secs(10);
 /// that in a round trip.
 pub const SEND_BUFFER_BYTES: u32 = 128 << 10;
 
+/// The most MiB a second that a configuration gives scrubs or compaction of a drive: beyond what drives do.
+pub const RATE_MIB_MOST: u64 = 1 << 16;
+
+/// The longest time between two rounds of scrubs that a configuration gives: a year.
+pub const ROUND_HOURS_MOST: u64 = 365 * 24;
+
 /// The data of one command at most, READs and WRITEs included.
 ///
 /// SPDK before v24.01 hands a device a vendor command's data as one buffer also where they lie in several, so this is the

@@ -10,6 +10,7 @@ mod program;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use oriel_spdk::nvmf::has_disconnect;
 use program::{Program, is_skipped, only};
@@ -271,5 +272,41 @@ fn realms_come_and_change_while_others_are_read() {
     assert!((1..=45).all(|name| new.reads(name)));
     assert!(node.connect("models", "reader").unwrap().reads(1));
     drop(new);
+    node.end();
+}
+
+/// Rates take a restart, and then a round of scrubs takes as long as its rate says.
+#[test]
+fn scrubs_go_at_the_rate_of_the_configuration() {
+    if is_skipped() {
+        return;
+    }
+    let node = Program::start("\"any\"", "\"any\"");
+    let client = node.connect("models", "writer").unwrap();
+    (0..60).for_each(|name| client.put(name));
+    drop(client);
+    let port = node.port();
+    let node = node.again(Signal::TERM, |folder| {
+        let text = Program::text(port, "\"any\"", "\"any\"");
+        let rate = "[background]\nscrub_mib_per_second = 1\n\n[format]";
+        std::fs::write(
+            folder.join("orield.toml"),
+            text.replacen("[format]", rate, 1),
+        )
+        .unwrap();
+    });
+    let figure = |name: &str| {
+        let figures = node.get("/metrics");
+        let line = figures.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.map_or(0.0, |value| value.parse::<f64>().unwrap())
+    };
+    while figure("oriel_store_scrub_rounds_total{") < 1.0 {
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(figure("oriel_store_scrubbed_blobs_total{"), 60.0);
+    // Of more than a MiB, whose last part has to have begun alone.
+    let took = figure("oriel_store_scrub_round_seconds{");
+    assert!(took > 1.0, "{took} seconds");
     node.end();
 }

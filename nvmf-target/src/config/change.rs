@@ -114,6 +114,7 @@ impl Config {
             connections_max,
             // For drives that are formatted from now on, by a run of its own.
             format: _,
+            background,
             // Drives come and go.
             devices: _,
             drains: _,
@@ -131,6 +132,7 @@ impl Config {
             ("blobs_max", *blobs_max == new.blobs_max),
             ("index", *index == new.index),
             ("connections_max", *connections_max == new.connections_max),
+            ("[background]", *background == new.background),
             ("[[listener]]", *listeners == new.listeners),
             ("[status]", *status == new.status),
         ];
@@ -222,6 +224,11 @@ quota_mib = 64
                 "to change connections_max",
             ),
             ("memory_mib = 512", "index = \"index\"", "to change index"),
+            (
+                "[[device]]",
+                "[background]\nscrub_mib_per_second = 7\n[[device]]",
+                "to change [background]",
+            ),
             (
                 "memory_mib = 512",
                 "hugepages = true",

@@ -6,6 +6,9 @@
 //! index = "index"                              # folder of what makes a start after a stop in order quick
 //! gone = [3]                                   # drives that are lost for good, by number: their blobs are given up
 //!
+//! [background]                                 # what the store does by itself, of each drive
+//! scrub_mib_per_second = 32
+//!
 //! [[device]]
 //! path = "drives/0"                            # a file or a block device; from where this file is
 //!
@@ -39,7 +42,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use oriel_engine::store::{DriveNumber, FormatOptions, StoreId};
+use oriel_engine::store::{Background, DriveNumber, FormatOptions, StoreId};
 use oriel_spdk::nvmf::{Address, has_dh_chap};
 use oriel_spdk::{CoreSet, PciAddress, SPDK_RELEASE};
 
@@ -113,6 +116,8 @@ pub struct Config {
     pub connections_max: Option<u32>,
     /// How drives are made.
     pub format: FormatOptions,
+    /// What the store does by itself, and how fast.
+    pub background: Background,
     /// What its drives are on.
     pub devices: Vec<Device>,
     /// Those of them that are to be emptied and given back.

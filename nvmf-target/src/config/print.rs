@@ -42,6 +42,20 @@ impl Config {
             "journal_mib = {}",
             self.format.journal_blocks / MIB_BLOCKS
         ));
+        let background = &self.background;
+        line("\n[background]".into());
+        line(format!(
+            "scrub_mib_per_second = {}",
+            background.scrub_bytes_per_second >> 20
+        ));
+        line(format!(
+            "scrub_round_hours = {}",
+            background.scrub_round.as_secs() / 3600
+        ));
+        line(format!(
+            "compaction_mib_per_second = {}",
+            background.compaction_bytes_per_second >> 20
+        ));
         if let Some(address) = self.status {
             line(format!("\n[status]\naddress = \"{address}\""));
         }

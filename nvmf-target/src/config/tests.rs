@@ -1,6 +1,7 @@
 //! What is read, printed and refused.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::*;
 
@@ -68,6 +69,51 @@ fn connections_are_limited_if_somebody_says_so() {
     let text = GOOD.replacen("[[device]]", "connections_max = 2\n[[device]]", 1);
     assert_eq!(most(&text), Some(2));
     assert_eq!(most(&parse(&text).unwrap().text()), Some(2));
+}
+
+#[test]
+fn what_the_store_does_by_itself_has_the_rates_that_somebody_says() {
+    let of = |keys: &str| {
+        let text = GOOD.replacen(
+            "[[device]]",
+            &format!("[background]\n{keys}\n[[device]]"),
+            1,
+        );
+        parse(&text).map(|config| {
+            let again = Config::parse(Path::new("node.toml"), &config.text());
+            assert_eq!(again.unwrap().background, config.background);
+            config.background
+        })
+    };
+    assert_eq!(parse(GOOD).unwrap().background, Background::default());
+    assert_eq!(of("").unwrap(), Background::default());
+    let all =
+        of("scrub_mib_per_second = 64\nscrub_round_hours = 24\ncompaction_mib_per_second = 0");
+    let expected = Background {
+        compaction_bytes_per_second: 0,
+        scrub_bytes_per_second: 64 << 20,
+        scrub_round: Duration::from_secs(24 * 3600),
+    };
+    assert_eq!(all.unwrap(), expected);
+    for (keys, words) in [
+        (
+            "scrub_mib_per_second = 70000",
+            "or 0, by which nothing is scrubbed",
+        ),
+        ("compaction_mib_per_second = 18446744073709551615", ""),
+        ("compaction_mib_per_second = 65537", "give 65536 at most"),
+        ("scrub_mib_per_second = -1", ""),
+        ("scrub_round_hours = 0", "give scrub_mib_per_second = 0"),
+        (
+            "scrub_round_hours = 8761",
+            "every 1 to 8760 hours, not every 8761",
+        ),
+        ("scrub_rounds = 1", "scrub_rounds"),
+    ] {
+        let refused = of(keys).unwrap_err();
+        let is_there = refused.starts_with("etc/node.toml, line 5: ");
+        assert!(is_there && refused.contains(words), "{keys}: {refused}");
+    }
 }
 
 #[test]

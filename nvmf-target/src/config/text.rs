@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use oriel_engine::store::{DriveNumber, FormatOptions, Policy, RealmId, RealmOptions, StoreId};
+use oriel_engine::store::{
+    Background, DriveNumber, FormatOptions, Policy, RealmId, RealmOptions, StoreId,
+};
 use oriel_spdk::nvmf::{Address, TransportKind};
 use oriel_spdk::{CoreSet, PciAddress};
 use serde::Deserialize;
@@ -16,6 +19,7 @@ use super::{Around, Config, Device, MIB_BLOCKS};
 use crate::Realm;
 use crate::limits::{
     BLOBS_DEFAULT, CONNECTIONS_LEAST, MEMORY_MIB_DEFAULT, MEMORY_MIB_LEAST, MEMORY_MIB_LEAST_HUGE,
+    RATE_MIB_MOST, ROUND_HOURS_MOST,
 };
 
 #[derive(Deserialize)]
@@ -33,6 +37,8 @@ pub(super) struct Text {
     gone: BTreeSet<u16>,
     #[serde(default)]
     format: FormatText,
+    #[serde(default)]
+    background: BackgroundText,
     device: Spanned<Vec<Spanned<DeviceText>>>,
     listener: Spanned<Vec<ListenerText>>,
     status: Option<StatusText>,
@@ -44,6 +50,14 @@ pub(super) struct Text {
 struct FormatText {
     slab_mib: Option<Spanned<u64>>,
     journal_mib: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct BackgroundText {
+    scrub_mib_per_second: Option<Spanned<u64>>,
+    scrub_round_hours: Option<Spanned<u64>>,
+    compaction_mib_per_second: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -197,6 +211,7 @@ pub(super) fn effective(around: &Around<'_>, text: &Text) -> Result<Config, Wron
         index: index(around.directory, text.index.as_ref(), &devices)?,
         connections_max,
         format: format(&text.format)?,
+        background: background(&text.background)?,
         devices,
         drains,
         gone: text.gone.iter().copied().map(DriveNumber).collect(),
@@ -263,6 +278,40 @@ fn format(text: &FormatText) -> Result<FormatOptions, Wrong> {
         options.journal_blocks = mib * MIB_BLOCKS;
     }
     Ok(options)
+}
+
+/// A rate in bytes a second, if one is given.
+fn rate(mib: Option<&Spanned<u64>>, at_zero: &str) -> Result<Option<u64>, Wrong> {
+    let Some(mib) = mib else {
+        return Ok(None);
+    };
+    let found = *mib.get_ref();
+    check(mib, found <= RATE_MIB_MOST, || {
+        format!(
+            "a rate of {found} MiB a second is more than a drive does: give {RATE_MIB_MOST} at most, or 0, by which {at_zero}"
+        )
+    })?;
+    Ok(Some(found << 20))
+}
+
+fn background(text: &BackgroundText) -> Result<Background, Wrong> {
+    let mut background = Background::default();
+    let scrub = rate(text.scrub_mib_per_second.as_ref(), "nothing is scrubbed")?;
+    let at_zero = "slabs are compacted only where somebody waits for room";
+    let compaction = rate(text.compaction_mib_per_second.as_ref(), at_zero)?;
+    background.scrub_bytes_per_second = scrub.unwrap_or(background.scrub_bytes_per_second);
+    background.compaction_bytes_per_second =
+        compaction.unwrap_or(background.compaction_bytes_per_second);
+    if let Some(hours) = &text.scrub_round_hours {
+        let found = *hours.get_ref();
+        check(hours, (1..=ROUND_HOURS_MOST).contains(&found), || {
+            format!(
+                "a round of scrubs begins every 1 to {ROUND_HOURS_MOST} hours, not every {found}: for no scrubs at all, give scrub_mib_per_second = 0"
+            )
+        })?;
+        background.scrub_round = Duration::from_secs(found * 3600);
+    }
+    Ok(background)
 }
 
 fn devices(

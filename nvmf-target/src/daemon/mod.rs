@@ -254,6 +254,7 @@ async fn open(
             blobs_max: config.blobs_max,
             realms: config.realms.iter().map(|realm| realm.options).collect(),
             clock: clock.clone(),
+            background: config.background,
             ..OpenOptions::default()
         },
         gone: config.gone.iter().copied().collect(),
