@@ -194,8 +194,8 @@ impl<D: Drive> Log<D> {
         Ok((window, reservation.taken.extent.clone()))
     }
 
-    /// Makes what was written into a reserved window a blob. Whatever is wrong with the key, length or data, the window is
-    /// still reserved, unless the blob is there already.
+    /// Makes what was written into a reserved window a blob. Whatever is wrong with the key, length or data, and where memory
+    /// is short for a moment, the window is still reserved, unless the blob is there already.
     pub async fn commit(&self, realm: RealmId, commit: &Commit) -> Result<Put, StoreError> {
         self.commit_as(realm, commit, Role::Whole).await
     }
@@ -232,10 +232,18 @@ impl<D: Drive> Log<D> {
         if kind == KeyKind::Content && role == Role::Whole {
             self.check_written(key, &extent, position, length).await?;
         }
+        // The window stays reserved as long as anything can fail that may go well the next time.
+        if role != Role::Whole {
+            self.raise_version().await?;
+        }
         let fingerprint = self.state.borrow().keys.fingerprint(realm, &key);
         let claim = self.claim(fingerprint).await?;
         // Others had their turns meanwhile.
         self.check_commit(realm, commit)?;
+        let trailer = match (&claim, trailer_blocks(length)) {
+            (None, _) | (_, 0) => None,
+            (Some(_), blocks) => Some(self.drive.buffer(blocks as usize * BLOCK_BYTES)?),
+        };
         let reservation = self.state.borrow_mut().reservations.remove(&position.0);
         let reservation = reservation.ok_or(StoreError::NotReserved { position })?;
         let window = Window::new(self, reservation.taken);
@@ -243,17 +251,16 @@ impl<D: Drive> Log<D> {
             return Ok(Put::AlreadyThere);
         };
         let sums = checksums(&reservation.blocks, length);
-        let blocks = trailer_blocks(length);
-        let checksum = if blocks == 0 {
-            whole_checksum(&sums)
-        } else {
-            let mut buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
-            let checksum = trailer::encode(buf.as_mut(), position, sums.into_iter());
-            let at = position.0 % self.layout.slab_blocks + data_blocks(length);
-            let extent = &window.taken.extent;
-            let (_, written) = self.write_for(WrittenFor::Trailer, extent, at, buf).await;
-            written?;
-            checksum
+        let checksum = match trailer {
+            None => whole_checksum(&sums),
+            Some(mut buf) => {
+                let checksum = trailer::encode(buf.as_mut(), position, sums.into_iter());
+                let at = position.0 % self.layout.slab_blocks + data_blocks(length);
+                let extent = &window.taken.extent;
+                let (_, written) = self.write_for(WrittenFor::Trailer, extent, at, buf).await;
+                written?;
+                checksum
+            }
         };
         let record = Record {
             key,
