@@ -142,6 +142,15 @@ pub const EARLY_FULL_EIGHTHS: u64 = 4;
 /// How long compaction ahead of time makes way for those who count on blobs to stay where they are.
 pub const EARLY_REST: Duration = Duration::from_secs(1);
 
+/// How often a slab is tried to be emptied where transfers fail or memory is short, while others wait for its room.
+pub const EMPTY_TRIES: u32 = 3;
+
+/// Between two of these.
+pub const EMPTY_PAUSE: Duration = Duration::from_millis(20);
+
+/// After the last of them the slab is left alone for so long.
+pub const STUCK_REST: Duration = Duration::from_secs(1);
+
 /// While others use the drive, a scrub goes at one part in so many of its rate.
 pub const SCRUB_BUSY_PART: u64 = 4;
 

@@ -11,11 +11,11 @@ use std::task::Poll;
 use super::answer::{Heard, answer};
 use super::choice::{Candidate, Room, Urgency, choose, urgency};
 use super::directory::directory_blocks;
-use super::drive::Drive;
+use super::drive::{Drive, DriveError};
 use super::error::StoreError;
 use super::frame::Entry;
 use super::journal::{remember, ring_bell};
-use super::log::Log;
+use super::log::{Log, yield_now};
 use super::metrics::{ReadFor, Step, WrittenFor};
 use super::pace::Pace;
 use super::reading::check_window;
@@ -25,7 +25,8 @@ use super::state::{Purpose, Queued, State};
 use super::trailer;
 use super::types::{BLOCK_BYTES, Position, RealmId};
 use super::window::Window;
-use crate::limits::{EARLY_REST, MOVES_AT_ONCE};
+use crate::clock::Moment;
+use crate::limits::{EARLY_REST, EMPTY_PAUSE, EMPTY_TRIES, MOVES_AT_ONCE, STUCK_REST};
 
 /// Why a slab could not be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,16 @@ pub(super) enum Stuck {
     Damaged,
     /// Nobody waited for it: it is tried again when somebody does.
     Early,
+    /// A transfer failed or memory was short, each time that it was tried. It may go well from then on.
+    Until(Moment),
+}
+
+/// Whether the same may go well another time, with nothing else changed.
+fn may_pass(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Drive(DriveError::NoMemory { .. } | DriveError::Io { .. })
+    )
 }
 
 /// What is done of it before anybody waits.
@@ -80,6 +91,13 @@ impl<D: Drive> Log<D> {
         }
     }
 
+    /// Slabs that are not emptied since something in them is damaged.
+    pub(super) fn damaged_slabs(&self) -> u64 {
+        let stuck = self.stuck.borrow();
+        let damaged = stuck.values().filter(|why| **why == Stuck::Damaged);
+        damaged.count() as u64
+    }
+
     /// Has what nobody waits for make way; it goes on after a while.
     pub(super) fn stop_early_compaction(&self) {
         self.early.stops.set(true);
@@ -117,8 +135,10 @@ impl<D: Drive> Log<D> {
 
     fn victim(&self, state: &State<D::Extent>, urgency: Urgency) -> Option<Candidate> {
         let stuck = self.stuck.borrow();
+        let now = self.clock.now();
         let is_stuck = |number| match stuck.get(number) {
             Some(Stuck::Early) => urgency == Urgency::Early,
+            Some(Stuck::Until(then)) => now < *then,
             Some(Stuck::NoRoom | Stuck::Damaged) => true,
             None => false,
         };
@@ -172,7 +192,7 @@ impl<D: Drive> Log<D> {
                 return self.check_running();
             };
             self.emptying.set(Some(victim.number));
-            let emptied = self.empty(victim.number).await.and_then(|()| {
+            let emptied = self.empty_patiently(victim.number).await.and_then(|()| {
                 // What is being deleted stays until that is written.
                 let state = self.state.borrow();
                 let slab = state.slabs.get(&victim.number);
@@ -186,13 +206,17 @@ impl<D: Drive> Log<D> {
             let makes_way = emptied == Err(StoreError::Closing);
             if let Err(error) = emptied
                 && !makes_way
+                && self.check_running().is_ok()
             {
-                let why = match (error.clone(), urgency) {
+                let why = match (&error, urgency) {
                     (StoreError::Full | StoreError::LogEnds, Urgency::Now) => Stuck::NoRoom,
                     (StoreError::Full | StoreError::LogEnds, Urgency::Early) => Stuck::Early,
+                    (passing, _) if may_pass(passing) => {
+                        Stuck::Until(self.clock.now() + STUCK_REST)
+                    }
                     _ => Stuck::Damaged,
                 };
-                if why == Stuck::Damaged {
+                if matches!(why, Stuck::Damaged | Stuck::Until(_)) {
                     tracing::warn!(slab = victim.number, %error, "a slab could not be emptied");
                 }
                 self.stuck.borrow_mut().insert(victim.number, why);
@@ -228,7 +252,22 @@ impl<D: Drive> Log<D> {
         }
     }
 
-    /// Moves every blob out of a slab.
+    /// Moves every blob out of a slab, and tries those again where a transfer failed or memory was short.
+    async fn empty_patiently(&self, number: u64) -> Result<(), StoreError> {
+        for _ in 1..EMPTY_TRIES {
+            match self.empty(number).await {
+                Err(passing) if may_pass(&passing) => {
+                    let then = self.clock.now() + EMPTY_PAUSE;
+                    let is_over = || self.rests() || self.early.stops.get();
+                    self.wait_until(then, &self.compaction_bell, is_over).await;
+                }
+                emptied => return emptied,
+            }
+        }
+        self.empty(number).await
+    }
+
+    /// Moves every blob out of a slab that can be moved.
     async fn empty(&self, number: u64) -> Result<(), StoreError> {
         let realm = match self.state.borrow().slabs.get(&number) {
             Some(slab) => slab.realm,
@@ -236,7 +275,7 @@ impl<D: Drive> Log<D> {
         };
         self.move_on(realm, number);
         let records = self.live_records(number, Position(0)).await?;
-        let mut worst = Ok(());
+        let mut worst: Result<(), StoreError> = Ok(());
         let mut moving = Vec::new();
         for record in records {
             if moving.len() == MOVES_AT_ONCE {
@@ -249,7 +288,12 @@ impl<D: Drive> Log<D> {
             match self.relocate(realm, &record).await {
                 Ok(moved) => moving.extend(moved),
                 // The others can go.
-                Err(error @ StoreError::Damaged { .. }) => worst = Err(error),
+                Err(error @ StoreError::Damaged { .. }) => worst = worst.and(Err(error)),
+                Err(error) if may_pass(&error) => {
+                    self.check_running()?;
+                    worst = Err(error);
+                    yield_now().await;
+                }
                 Err(error) => {
                     settle(&mut moving).await?;
                     return Err(error);

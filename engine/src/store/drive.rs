@@ -1,6 +1,9 @@
 //! The one seam under the store: a drive that keeps extents. SPDK's Blobstore in a node, a simulation in tests.
 
+use std::cell::Cell;
 use std::fmt;
+
+use super::types::BLOCK_BYTES;
 
 /// What an extent is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -136,5 +139,46 @@ pub(super) async fn write_twice<D: Drive>(
     match drive.write(extent, block, buf).await {
         (buf, Err(error)) if error.is_worth_a_second_try() => drive.write(extent, block, buf).await,
         written => written,
+    }
+}
+
+/// A buffer of one block that is kept for what has to be written whatever else takes the memory: changes that are answered
+/// only then, and what makes room for them. The drive is not to blame for a lack of memory, and is not given up for it.
+///
+/// One writer uses it at a time.
+pub(super) struct Spare<B>(Cell<Option<B>>);
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Spare<B> {
+    pub(super) fn new<D: Drive<Buf = B>>(drive: &D) -> Result<Self, DriveError> {
+        Ok(Self(Cell::new(Some(drive.buffer(BLOCK_BYTES)?))))
+    }
+
+    /// Has whole blocks written from `block` on: all at once, or, where there is no memory for that, one after the other.
+    pub(super) async fn write<D: Drive<Buf = B>>(
+        &self,
+        drive: &D,
+        block: u64,
+        bytes: &[u8],
+        write: impl AsyncFn(u64, B) -> Transferred<B>,
+    ) -> Result<(), DriveError> {
+        match drive.buffer(bytes.len()) {
+            Ok(mut buf) => {
+                buf.as_mut().copy_from_slice(bytes);
+                write(block, buf).await.1
+            }
+            Err(DriveError::NoMemory { .. }) => {
+                for (at, bytes) in (block..).zip(bytes.chunks_exact(BLOCK_BYTES)) {
+                    // Gone is only what nobody waited for.
+                    let kept = self.0.take();
+                    let mut buf = kept.map_or_else(|| drive.buffer(BLOCK_BYTES), Ok)?;
+                    buf.as_mut().copy_from_slice(bytes);
+                    let (buf, written) = write(at, buf).await;
+                    self.0.set(Some(buf));
+                    written?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }

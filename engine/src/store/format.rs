@@ -1,7 +1,7 @@
 //! Making a store on a drive.
 
 use super::checkpoint::{Header, checkpoint_blocks};
-use super::drive::{Drive, DriveError, ExtentName};
+use super::drive::{Drive, DriveError, ExtentName, Spare};
 use super::error::{OpenError, check_sizes};
 use super::label::{FIRST_VERSION, Label};
 use super::recovery::{check_room, read_label, reserve_for, was_opened};
@@ -65,7 +65,8 @@ pub async fn format<D: Drive>(
         sequence: 0,
         tag: 0,
     };
-    snapshot::write_checkpoint(drive, &header, &[]).await?;
+    let spare = Spare::new(drive)?;
+    snapshot::write_checkpoint(drive, &spare, &header, &[]).await?;
     let label = Label {
         version: FIRST_VERSION,
         store,

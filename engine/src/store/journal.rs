@@ -161,15 +161,12 @@ impl<D: Drive> Log<D> {
         let entries: Vec<Entry> = batch.iter().map(|queued| queued.entry).collect();
         let bytes = frame::encode(&self.place(tail), &entries);
         let blocks = (bytes.len() / BLOCK_BYTES) as u64;
-        let mut buf = self.drive.buffer(bytes.len())?;
-        buf.as_mut().copy_from_slice(&bytes);
         // The blobs that the frame speaks of come first.
         self.flush().await?;
         let journal = &self.layout.journals[(tail.epoch & 1) as usize];
-        let (_, written) = self
-            .write_for(WrittenFor::Journal, journal, tail.block, buf)
-            .await;
-        written?;
+        let write = async |at, buf| self.write_for(WrittenFor::Journal, journal, at, buf).await;
+        let spare = &self.spares.journal;
+        spare.write(&self.drive, tail.block, &bytes, write).await?;
         self.flush().await?;
         self.tail.set(Tail {
             epoch: tail.epoch,
@@ -330,7 +327,7 @@ impl<D: Drive> Log<D> {
                     // There is room again.
                     self.stuck
                         .borrow_mut()
-                        .retain(|_, why| *why == Stuck::Damaged);
+                        .retain(|_, why| matches!(why, Stuck::Damaged | Stuck::Until(_)));
                     self.look_for_early_work();
                     deleted
                 }
@@ -408,16 +405,17 @@ impl<D: Drive> Log<D> {
         records: &[Record],
     ) -> Result<(), DriveError> {
         let count = directory_blocks(records.len() as u64);
-        let mut buf = self.drive.buffer(count as usize * BLOCK_BYTES)?;
+        let mut bytes = vec![0; count as usize * BLOCK_BYTES];
         // The first block is the last on the drive.
-        let blocks = buf.as_mut().chunks_exact_mut(BLOCK_BYTES).rev();
+        let blocks = bytes.chunks_exact_mut(BLOCK_BYTES).rev();
         let parts = records.chunks(RECORDS_PER_BLOCK);
         for ((index, part), block) in (index..).zip(parts).zip(blocks) {
             directory::encode(owner, index, part, block);
         }
         let at = self.layout.slab_blocks - index - count;
-        let (_, written) = self.write_for(WrittenFor::Directory, extent, at, buf).await;
-        written?;
+        let write = async |at, buf| self.write_for(WrittenFor::Directory, extent, at, buf).await;
+        let spare = &self.spares.maintenance;
+        spare.write(&self.drive, at, &bytes, write).await?;
         let mut state = self.state.borrow_mut();
         state.stat.directory_blocks += count;
         if let Some(slab) = state.slabs.get_mut(&owner.slab) {
@@ -428,7 +426,8 @@ impl<D: Drive> Log<D> {
 
     async fn write_snapshot(&self, snapshot: Snapshot<D::Extent>) -> Result<(), DriveError> {
         let began = self.metrics.now();
-        let written = write_checkpoint(&self.drive, &snapshot.header, &snapshot.body).await;
+        let (header, body) = (&snapshot.header, &snapshot.body);
+        let written = write_checkpoint(&self.drive, &self.spares.maintenance, header, body).await;
         let blocks = checkpoint_blocks(snapshot.header.bytes);
         self.metrics
             .stepped(Step::Checkpoint, began, written.is_ok());

@@ -18,7 +18,7 @@ use oriel_dht::index::Fingerprint;
 
 use super::answer::{Answer, answer};
 use super::compaction::{Early, Stuck};
-use super::drive::Drive;
+use super::drive::{Drive, DriveError, Spare};
 use super::error::StoreError;
 use super::frame::Entry;
 use super::metrics::{Metrics, Operation, Outcome};
@@ -74,9 +74,26 @@ pub(super) struct Tail {
     pub(super) block: u64,
 }
 
+/// What is written out of them is written whatever else takes the memory.
+pub(super) struct Spares<B> {
+    pub(super) journal: Spare<B>,
+    /// For directories and checkpoints.
+    pub(super) maintenance: Spare<B>,
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> Spares<B> {
+    pub(super) fn new<D: Drive<Buf = B>>(drive: &D) -> Result<Self, DriveError> {
+        Ok(Self {
+            journal: Spare::new(drive)?,
+            maintenance: Spare::new(drive)?,
+        })
+    }
+}
+
 /// A log that is open.
 pub struct Log<D: Drive> {
     pub(super) drive: D,
+    pub(super) spares: Spares<D::Buf>,
     pub(super) layout: Layout<D::Extent>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -132,6 +149,7 @@ pub struct Log<D: Drive> {
 impl<D: Drive> Log<D> {
     pub(super) fn new(
         drive: D,
+        spares: Spares<D::Buf>,
         layout: Layout<D::Extent>,
         options: &OpenOptions,
         state: State<D::Extent>,
@@ -139,6 +157,7 @@ impl<D: Drive> Log<D> {
     ) -> Self {
         Self {
             drive,
+            spares,
             layout,
             clock: options.clock.clone(),
             metrics: Metrics::new(

@@ -19,7 +19,7 @@ use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, check_sizes};
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
-use super::log::{Layout, Log, Tail};
+use super::log::{Layout, Log, Spares, Tail};
 use super::metrics::Observe;
 use super::options::RealmOptions;
 use super::pace::Background;
@@ -337,7 +337,9 @@ pub async fn open<D: Drive>(
     }
     let (epoch, sequence) = (tail.epoch + 1, tail.sequence);
     let snapshot = snapshot::snapshot(&mut state, &layout, epoch, sequence, Last::No);
-    let written = snapshot::write_checkpoint(&drive, &snapshot.header, &snapshot.body).await?;
+    let spares = Spares::new(&drive)?;
+    let (header, body) = (&snapshot.header, &snapshot.body);
+    let written = snapshot::write_checkpoint(&drive, &spares.maintenance, header, body).await?;
     for extent in leftovers {
         drive.delete(extent).await?;
     }
@@ -347,7 +349,7 @@ pub async fn open<D: Drive>(
         ..tail
     };
     recovery.phases.writing = lap(&options.clock, &mut began);
-    let log = Log::new(drive, layout, options, state, tail);
+    let log = Log::new(drive, spares, layout, options, state, tail);
     log.checkpoint.replace(Some(written));
     Ok((log, recovery))
 }

@@ -165,6 +165,10 @@ impl<D: Drive> Log<D> {
         self.stop_reading();
         let records = match records {
             Ok(records) => records,
+            Err(StoreError::Drive(DriveError::NoMemory { bytes })) => {
+                tracing::warn!(slab = number, bytes, "no memory to look at a slab");
+                return;
+            }
             Err(error) => {
                 add_one(&self.scrubbing.unreadable);
                 tracing::error!(slab = number, %error, "a slab cannot be looked at");

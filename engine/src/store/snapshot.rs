@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::checkpoint::{self, Header, checkpoint_blocks};
-use super::drive::{Drive, DriveError, ExtentName, write_twice};
+use super::drive::{Drive, DriveError, ExtentName, Spare, write_twice};
 use super::state::{Snapshot, State};
 use super::types::BLOCK_BYTES;
 
@@ -52,23 +52,26 @@ pub(super) fn snapshot<E>(
 /// Writes a checkpoint; it is there when this has ended.
 pub(super) async fn write_checkpoint<D: Drive>(
     drive: &D,
+    spare: &Spare<D::Buf>,
     header: &Header,
     body: &[u8],
 ) -> Result<D::Extent, DriveError> {
     let name = ExtentName::Checkpoint(header.epoch);
     let extent = drive.create(name, checkpoint_blocks(header.bytes)).await?;
+    let write = async |at, buf| write_twice(drive, &extent, at, buf).await;
+    let mut bytes = Vec::new();
     for index in 0..checkpoint::chunks(header.bytes) {
         let blocks = checkpoint::chunk_blocks(header.bytes, index);
-        let mut buf = drive.buffer(blocks as usize * BLOCK_BYTES)?;
-        checkpoint::encode_chunk(header, index, body, buf.as_mut());
+        bytes.resize(blocks as usize * BLOCK_BYTES, 0);
+        checkpoint::encode_chunk(header, index, body, &mut bytes);
         let at = 1 + index * checkpoint::CHUNK_BLOCKS;
-        write_twice(drive, &extent, at, buf).await.1?;
+        spare.write(drive, at, &bytes, write).await?;
     }
     // The directories that it counts on come before it, too.
     drive.flush().await?;
-    let mut buf = drive.buffer(BLOCK_BYTES)?;
-    header.encode(buf.as_mut());
-    write_twice(drive, &extent, 0, buf).await.1?;
+    let mut block = [0; BLOCK_BYTES];
+    header.encode(&mut block);
+    spare.write(drive, 0, &block, write).await?;
     drive.flush().await?;
     Ok(extent)
 }

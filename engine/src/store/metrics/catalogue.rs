@@ -146,6 +146,8 @@ metrics! {
         "their blocks";
     EARLY_BLOCKS "oriel_store_early_moved_blocks_total" Blocks Counter ["drive"]
         "those of them that were moved before anybody waited for room";
+    STUCK "oriel_store_stuck_slabs" Count Gauge ["drive"]
+        "slabs that are left as they are since a blob in them, or the list of their blobs, is damaged";
     WRITE_AMPLIFICATION "oriel_store_write_amplification" Ratio Gauge ["drive"]
         "bytes written to the drive for each byte put";
     SPACE_AMPLIFICATION "oriel_store_space_amplification" Ratio Gauge ["drive"]
@@ -249,6 +251,7 @@ impl LogMetrics {
             (MOVED, stat.blobs_moved),
             (MOVED_BLOCKS, stat.blocks_moved),
             (EARLY_BLOCKS, self.early_moved_blocks),
+            (STUCK, self.stuck_slabs),
             (QUARANTINED, self.quarantined_blobs),
             (SCRUB_ROUNDS, self.scrub.rounds),
             (SCRUB_BLOBS, self.scrub.blobs),

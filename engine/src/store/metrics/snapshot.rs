@@ -163,6 +163,8 @@ pub struct LogMetrics {
     pub quarantined_blobs: u64,
     /// Blocks that were moved ahead of time.
     pub early_moved_blocks: u64,
+    /// Slabs that compaction leaves as they are, since something in them is damaged.
+    pub stuck_slabs: u64,
     /// How far scrubbing is.
     pub scrub: ScrubMetrics,
 }

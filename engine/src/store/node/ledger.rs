@@ -1,8 +1,8 @@
 //! A drive's two copies of the roster.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
-use super::super::drive::{Drive, ExtentName, write_twice};
+use super::super::drive::{Drive, DriveError, ExtentName, Spare, write_twice};
 use super::super::error::OpenError;
 use super::super::types::BLOCK_BYTES;
 use super::roster::{ROSTER_BLOCKS, Roster};
@@ -11,6 +11,7 @@ use super::roster::{ROSTER_BLOCKS, Roster};
 pub(super) struct Ledger<D: Drive> {
     extents: RefCell<[Option<D::Extent>; 2]>,
     writes: Cell<u64>,
+    spare: OnceCell<Spare<D::Buf>>,
 }
 
 impl<D: Drive> Default for Ledger<D> {
@@ -18,6 +19,7 @@ impl<D: Drive> Default for Ledger<D> {
         Self {
             extents: RefCell::new([None, None]),
             writes: Cell::new(0),
+            spare: OnceCell::new(),
         }
     }
 }
@@ -25,6 +27,7 @@ impl<D: Drive> Default for Ledger<D> {
 impl<D: Drive> Ledger<D> {
     /// The newer of the copies that are whole; `None` if the drive never had one.
     pub(super) async fn read(&self, drive: &D) -> Result<Option<Roster>, OpenError> {
+        self.spare(drive)?;
         let mut newest: Option<Roster> = None;
         let mut wrong = None;
         for (name, extent) in drive.extents().await? {
@@ -62,14 +65,25 @@ impl<D: Drive> Ledger<D> {
     pub(super) async fn write(&self, drive: &D, mut roster: Roster) -> Result<(), OpenError> {
         self.writes.set(self.writes.get() + 1);
         roster.writes = self.writes.get();
+        let mut bytes = vec![0; ROSTER_BLOCKS as usize * BLOCK_BYTES];
+        roster.encode(&mut bytes);
+        let spare = self.spare(drive)?;
         for copy in [0u8, 1] {
             let extent = self.extent(drive, copy).await?;
-            let mut buf = drive.buffer(ROSTER_BLOCKS as usize * BLOCK_BYTES)?;
-            roster.encode(buf.as_mut());
-            write_twice(drive, &extent, 0, buf).await.1?;
+            let write = async |at, buf| write_twice(drive, &extent, at, buf).await;
+            spare.write(drive, 0, &bytes, write).await?;
             drive.flush().await?;
         }
         Ok(())
+    }
+
+    /// Kept from the first look at the drive on.
+    fn spare(&self, drive: &D) -> Result<&Spare<D::Buf>, DriveError> {
+        if self.spare.get().is_none() {
+            // One task at a time uses a ledger.
+            let _ = self.spare.set(Spare::new(drive)?);
+        }
+        Ok(self.spare.get().expect("it was made just now"))
     }
 
     /// Where a copy is kept; made if it is not there, and known from then on, whatever becomes of its first write.
