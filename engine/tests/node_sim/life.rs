@@ -242,6 +242,7 @@ impl Simulation {
                 faults,
                 nanos_max: self.plan.nanos_max,
                 slow: self.plan.slow,
+                short_until: Cell::new(0),
             }));
             let wears_out = self.plan.wears_out;
             if let Some((_, _, call)) =

@@ -38,6 +38,12 @@ impl Simulation {
             report.scrubbed_itself += metrics.scrub.blobs;
             report.found_itself += metrics.scrub.damaged_blobs;
         });
+        if metrics.stuck_slabs > 0 && !self.plan.faults.corrupt() && self.plan.removal.is_none() {
+            return Err(format!(
+                "{} slabs are left for good, and nothing is damaged",
+                metrics.stuck_slabs
+            ));
+        }
         let all = metrics.all_realms();
         let tallies = self.tallies.borrow();
         for operation in [

@@ -354,6 +354,18 @@ impl State {
         }
     }
 
+    /// A frame is flushed before the next one is written: what is not is a part of the same one.
+    fn note_frame(&mut self, mut frame: Frame) {
+        while let [.., part] = &self.frames[self.flushed_frames..]
+            && (part.name, part.block + part.blocks) == (frame.name, frame.block)
+        {
+            frame.block = part.block;
+            frame.blocks += part.blocks;
+            self.frames.pop();
+        }
+        self.frames.push(frame);
+    }
+
     fn carry_out(&mut self, what: What) -> Result<Given, DriveError> {
         self.rot();
         let temper = self.temper.clone();
@@ -414,7 +426,7 @@ impl State {
                 }
                 // One whose write failed may be there in part, and vouches for nothing.
                 if matches!(name, ExtentName::Journal(_)) {
-                    self.frames.push(Frame {
+                    self.note_frame(Frame {
                         number: write.number,
                         name,
                         block,

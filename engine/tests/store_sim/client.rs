@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use oriel_engine::limits::RESERVATION_TIME;
 use oriel_engine::store::{
-    BLOCK_BYTES, Commit, ExtentName, KeyKind, Operation, Position, Put, StoreError,
+    BLOCK_BYTES, Commit, DriveError, ExtentName, KeyKind, Operation, Position, Put, StoreError,
 };
 
 use super::api::Store;
@@ -178,6 +178,12 @@ impl Simulation {
             Ok(Put::Created) => oracle.end(number, id, |did| did == Did::Create),
             Ok(Put::AlreadyThere) => oracle.end(number, id, |did| did == Did::FindThere),
             Err(error) if is_gone(error) => oracle.refuse(number, id),
+            // Whoever is told to come back finds the window as it was.
+            Err(StoreError::Drive(DriveError::NoMemory { .. }))
+                if !store.log.abandon(realm, reserved.position) && !has_passed() =>
+            {
+                Err("its window has gone".into())
+            }
             // What was written is read again, and need not be there.
             Err(StoreError::OtherContent { .. }) if !drive.harm().is_empty() => {
                 oracle.refuse(number, id)
@@ -297,6 +303,14 @@ impl Simulation {
                     false => Err(format!("{used:?} blocks are used")),
                 }
             }
+            StoreError::Drive(DriveError::NoMemory { .. }) if self.memory_may_be_short() => {
+                self.note(|report| report.short += 1);
+                Ok(false)
+            }
+            // The drive is not to blame for that.
+            StoreError::Stopped {
+                reason: DriveError::NoMemory { .. },
+            } => Err("nothing stops for want of memory".into()),
             StoreError::Drive(_) if may_fail => {
                 self.note(|report| report.failed += 1);
                 Ok(false)

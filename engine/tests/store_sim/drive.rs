@@ -194,7 +194,11 @@ impl Drive for SimDrive {
     type Buf = Vec<u8>;
 
     fn buffer(&self, bytes: usize) -> Result<Vec<u8>, DriveError> {
-        Ok(vec![0; bytes])
+        let temper = self.0.borrow().temper.clone();
+        match temper.is_none_or(|temper| temper.has_memory()) {
+            true => Ok(vec![0; bytes]),
+            false => Err(DriveError::NoMemory { bytes }),
+        }
     }
 
     fn free_blocks(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! What a simulated drive does wrong, and what it remembers of it.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use oriel_engine::clock::Moment;
@@ -18,6 +19,8 @@ pub(crate) struct Faults {
     pub(crate) flush_errors: u64,
     /// An extent is not made, for want of room that nobody knew of.
     pub(crate) no_room: u64,
+    /// There is no memory for a buffer, nor for any other for a while.
+    pub(crate) no_memory: u64,
     /// Every other time of this length nothing goes wrong; all the time, if it is 0.
     pub(crate) burst_nanos: u64,
     /// A bit of what is on the drive changes.
@@ -43,6 +46,8 @@ pub(crate) struct Temper {
     pub(crate) nanos_max: u64,
     /// Calls in a thousand that take a hundred times as long.
     pub(crate) slow: u64,
+    /// Until when there is no memory, in nanoseconds from the start of the clock.
+    pub(crate) short_until: Cell<u64>,
 }
 
 impl Temper {
@@ -54,9 +59,22 @@ impl Temper {
         chances > 0 && !self.is_calm() && self.random(|rng| rng.in_thousand(chances))
     }
 
+    fn nanos(&self) -> u64 {
+        self.world.clock().now().since(Moment::START).as_nanos() as u64
+    }
+
+    /// Whether there is memory for a buffer.
+    pub(crate) fn has_memory(&self) -> bool {
+        if self.strikes(self.faults.no_memory) {
+            let nanos = self.random(|rng| rng.below(30 * self.nanos_max));
+            self.short_until.set(self.nanos() + nanos);
+            return false;
+        }
+        self.nanos() >= self.short_until.get()
+    }
+
     fn is_calm(&self) -> bool {
-        let nanos = self.world.clock().now().since(Moment::START).as_nanos() as u64;
-        let turn = nanos.checked_div(self.faults.burst_nanos);
+        let turn = self.nanos().checked_div(self.faults.burst_nanos);
         turn.is_some_and(|turn| turn % 2 == 1)
     }
 

@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use oriel_dht::region::History;
 use oriel_engine::clock::Clock;
-use oriel_engine::store::{ExtentName, Key, OpenError, Operation, RealmId, StoreError};
+use oriel_engine::store::{DriveError, ExtentName, Key, OpenError, Operation, RealmId, StoreError};
 
 use super::api::{Lease, Store};
 use super::drive::SimDrive;
@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) images: u64,
     pub(crate) full: u64,
     pub(crate) failed: u64,
+    /// Operations that were refused for want of memory.
+    pub(crate) short: u64,
     pub(crate) damaged: u64,
     pub(crate) unopenable: u64,
     /// The newest frame had suffered, and nobody can know.
@@ -63,6 +65,7 @@ impl Report {
         self.images += other.images;
         self.full += other.full;
         self.failed += other.failed;
+        self.short += other.short;
         self.damaged += other.damaged;
         self.unopenable += other.unopenable;
         self.undetectable += other.undetectable;
@@ -159,6 +162,7 @@ impl Simulation {
             faults,
             nanos_max: self.plan.nanos_max,
             slow: self.plan.slow,
+            short_until: Cell::new(0),
         })
     }
 
@@ -297,6 +301,9 @@ impl Simulation {
                 self.note(|report| report.removed += 1);
                 Ok(Err(End::Over))
             }
+            Err(OpenError::Drive(DriveError::NoMemory { .. })) if self.memory_may_be_short() => {
+                Ok(Err(End::Stopped))
+            }
             Err(OpenError::Drive(_)) if self.drive_may_fail() => Ok(Err(End::Stopped)),
             Err(error) => {
                 let named = match &error {
@@ -325,6 +332,10 @@ impl Simulation {
         let faults = &self.plan.faults;
         let rates = faults.read_errors + faults.write_errors + faults.flush_errors;
         rates + faults.no_room > 0 || self.plan.wears_out.is_some()
+    }
+
+    pub(super) fn memory_may_be_short(&self) -> bool {
+        self.plan.faults.no_memory > 0
     }
 
     /// What is there is not known any more, apart from what can be.
@@ -381,6 +392,11 @@ impl Simulation {
         }
         match ran {
             Some(Ok(())) => Ok(End::Closed),
+            Some(Err(
+                error @ StoreError::Stopped {
+                    reason: DriveError::NoMemory { .. },
+                },
+            )) => Err(format!("the store stopped for want of memory: {error}")),
             Some(Err(StoreError::Stopped { .. })) if drive.is_removed() => {
                 self.note(|report| report.removed += 1);
                 Ok(End::Over)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oriel_engine::limits::{PIN_TIME_MAX, PINNED_PART};
-use oriel_engine::store::{Key, Operation, Position, StoreError};
+use oriel_engine::store::{DriveError, Key, Operation, Position, StoreError};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -211,6 +211,7 @@ impl Simulation {
     fn is_directory(&self, error: &StoreError, drive: &SimDrive) -> Result<(), String> {
         let may_fail = self.drive_may_fail() || drive.is_removed();
         match error {
+            StoreError::Drive(DriveError::NoMemory { .. }) if self.memory_may_be_short() => Ok(()),
             StoreError::Drive(_) | StoreError::Stopped { .. } if may_fail => Ok(()),
             StoreError::Directory { .. } if self.plan.faults.corrupt() => Ok(()),
             _ => Err("there is no reason for this".into()),
@@ -273,6 +274,7 @@ impl Simulation {
             let reason = match &damage.error {
                 // What has suffered may be gone by now, with its slab.
                 StoreError::Damaged { .. } => self.plan.faults.corrupt(),
+                StoreError::Drive(DriveError::NoMemory { .. }) => self.memory_may_be_short(),
                 StoreError::Drive(_) => self.drive_may_fail() || drive.is_removed(),
                 _ => false,
             };

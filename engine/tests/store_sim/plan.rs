@@ -13,6 +13,9 @@ use super::world::Rng;
 /// What sets the numbers apart that say when drives are worn out.
 pub(crate) const WEAR: u64 = 0x5745_4152 << 32;
 
+/// And those that say whether memory is short.
+const MEMORY: u64 = 0x4d45_4d4f << 32;
+
 /// All that a seed decides before the first call.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -80,6 +83,10 @@ impl Plan {
         let wears_out = wear
             .in_thousand(100)
             .then(|| (wear.below(lives), wear.between(1, 200)));
+        let mut memory = Rng::new(seed ^ MEMORY);
+        if memory.in_thousand(300) {
+            faults.no_memory = memory.one_of(&[1, 5, 20]);
+        }
         let journal_blocks = rng.one_of(&[16, 17, 20, 33, 64]);
         Self {
             seed,
