@@ -199,3 +199,54 @@ fn a_scrub_and_a_check_find_every_kind_of_damage_and_nothing_else() {
     // Looking has changed nothing.
     assert_eq!(drive.image().digest(), image);
 }
+
+#[test]
+fn a_check_takes_no_more_memory_than_a_mebibyte_however_long_the_blob() {
+    let shape = Shape {
+        drive_blocks: 32768,
+        slab_blocks: 8192,
+        ..SHAPE
+    };
+    let drive = SimDrive::new(Image::default(), shape.drive_blocks);
+    run_one(shape.format(&drive)).unwrap().unwrap();
+    // 5000 blocks and five of their checksums.
+    let blob: Vec<u8> = (0..5000 * BLOCK_BYTES - 9)
+        .map(|i| (i >> 7) as u8)
+        .collect();
+    let mut place = None;
+    with_log(&drive, async |log| {
+        let put = log.put(REALM, key(1), KeyKind::Name, &blob).await;
+        assert_eq!(put, Ok(Put::Created));
+        place = log.locate(REALM, &key(1));
+    });
+    let position = place.unwrap().position;
+    assert_eq!(position.0 / shape.slab_blocks, 1);
+    let problems = |image: Image| {
+        let drive = SimDrive::new(image, shape.drive_blocks);
+        drive.limit_buffers(1 << 20);
+        let report = run_check(&drive);
+        assert_eq!(report.blobs, 1);
+        report.problems
+    };
+    assert_eq!(problems(drive.image()), []);
+    // Data, the last of them, a checksum, and the end of the trailer.
+    for (block, byte) in [
+        (0, 0),
+        (3000, 5),
+        (4999, BLOCK_BYTES - 1),
+        (5002, 8),
+        (5004, 3000),
+    ] {
+        let mut image = drive.image();
+        let at = (position.0 % shape.slab_blocks + block) as usize * BLOCK_BYTES + byte;
+        assert!(image.flip(ExtentName::Slab(1), at as u64, 0x10));
+        let found = problems(image);
+        let [Problem::Blob { error, .. }] = &found[..] else {
+            panic!("{block}: {found:?}");
+        };
+        assert!(
+            matches!(error, StoreError::Damaged { .. }),
+            "{block}: {error}"
+        );
+    }
+}

@@ -327,7 +327,13 @@ impl<D: Drive> Log<D> {
     }
 }
 
-fn damaged(key: &Key, location: Location, at: Blocks, expected: u32, found: u32) -> StoreError {
+pub(super) fn damaged(
+    key: &Key,
+    location: Location,
+    at: Blocks,
+    expected: u32,
+    found: u32,
+) -> StoreError {
     let Blocks {
         first: block,
         count: blocks,

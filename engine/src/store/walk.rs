@@ -3,14 +3,18 @@
 //! Blobs are shown in the order of their positions. Positions are never used twice and moves go to later ones, so a walk in
 //! steps misses no blob that is there all the time; one that is moved meanwhile may be shown twice.
 
+use oriel_ec::Crc32c;
+
 use super::directory::Owner;
 use super::drive::Drive;
 use super::error::{OpenError, StoreError};
 use super::log::Log;
-use super::reading::check_window;
-use super::record::Record;
+use super::reading::{Blocks, check_large, check_window, damaged};
+use super::record::{Record, data_blocks, trailer_blocks};
 use super::scan::read_directory;
+use super::trailer::TRAILER_CHECKSUMS;
 use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
+use crate::limits::CHECK_STEP_BLOCKS;
 
 /// A blob in a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,16 +217,52 @@ impl<D: Drive> Log<D> {
     }
 }
 
-/// Reads a blob's window and checks it.
+/// Reads a blob's window and checks it, a MiB at a time.
 pub(super) async fn check_record<D: Drive>(
     drive: &D,
     extent: &D::Extent,
     slab_blocks: u64,
     record: &Record,
 ) -> Result<(), StoreError> {
-    let buf = drive.buffer(record.blocks() as usize * BLOCK_BYTES)?;
-    let at = record.position.0 % slab_blocks;
-    let (buf, read) = drive.read(extent, at, buf).await;
-    read?;
-    check_window(record, buf.as_ref())
+    let start = record.position.0 % slab_blocks;
+    let read = async |block, count: u64| {
+        let buf = drive.buffer(count as usize * BLOCK_BYTES)?;
+        let (buf, read) = drive.read(extent, start + block, buf).await;
+        read.map(|()| buf)
+    };
+    if record.blocks() <= CHECK_STEP_BLOCKS {
+        return check_window(record, read(0, record.blocks()).await?.as_ref());
+    }
+    let (data, trailer) = (data_blocks(record.length), trailer_blocks(record.length));
+    let location = record.location();
+    let mut sum = Crc32c::EMPTY;
+    for Blocks { first, count } in steps(trailer) {
+        sum = sum.and(read(data + first, count).await?.as_ref());
+    }
+    if sum.value() != record.checksum {
+        let all = Blocks {
+            first: data,
+            count: trailer,
+        };
+        let (expected, found) = (record.checksum, sum.value());
+        return Err(damaged(&record.key, location, all, expected, found));
+    }
+    for blocks in steps(data) {
+        let Blocks { first, count } = blocks;
+        let bytes = read(first, count).await?;
+        let of_first = first / TRAILER_CHECKSUMS;
+        let of_last = (first + count - 1) / TRAILER_CHECKSUMS;
+        let sums = read(data + of_first, of_last - of_first + 1).await?;
+        check_large(&record.key, location, blocks, bytes.as_ref(), sums.as_ref())?;
+    }
+    Ok(())
+}
+
+/// So many blocks, a MiB at a time.
+fn steps(all: u64) -> impl Iterator<Item = Blocks> {
+    let firsts = (0..all).step_by(CHECK_STEP_BLOCKS as usize);
+    firsts.map(move |first| Blocks {
+        first,
+        count: CHECK_STEP_BLOCKS.min(all - first),
+    })
 }

@@ -160,6 +160,8 @@ pub(super) struct State {
     /// What the drive has its power from, if others have theirs from it, too.
     pub(super) power: Option<Rc<Power>>,
     pub(super) lie: Option<Lie>,
+    /// Bytes of the largest buffer that there is memory for.
+    pub(super) buffer_max: usize,
     pub(super) temper: Option<Rc<Temper>>,
     pub(super) harm: Harm,
     /// Sees everything that may be left if the power goes at this call.
@@ -188,6 +190,7 @@ impl State {
             removal_waker: None,
             power: None,
             lie: None,
+            buffer_max: usize::MAX,
             temper: None,
             harm: Harm::default(),
             observer: None,

@@ -38,6 +38,11 @@ impl SimDrive {
         self
     }
 
+    /// There is no memory for buffers of more bytes.
+    pub(crate) fn limit_buffers(&self, bytes: usize) {
+        self.0.borrow_mut().buffer_max = bytes;
+    }
+
     /// The same drive after its power went.
     pub(crate) fn after_crash(&self, rng: &mut Rng) -> Self {
         Self(Rc::new(RefCell::new(self.0.borrow().after_crash(rng))))
@@ -195,7 +200,8 @@ impl Drive for SimDrive {
 
     fn buffer(&self, bytes: usize) -> Result<Vec<u8>, DriveError> {
         let temper = self.0.borrow().temper.clone();
-        match temper.is_none_or(|temper| temper.has_memory()) {
+        let fits = bytes <= self.0.borrow().buffer_max;
+        match fits && temper.is_none_or(|temper| temper.has_memory()) {
             true => Ok(vec![0; bytes]),
             false => Err(DriveError::NoMemory { bytes }),
         }
