@@ -10,6 +10,7 @@ mod store_sim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
 use std::rc::Rc;
 
 use oriel_engine::store::*;
@@ -34,6 +35,8 @@ const fn shape(journal_blocks: u64) -> Shape {
 
 const DRIVE_BLOCKS: u64 = 512;
 const KEYS: usize = 2;
+/// States that crashes of all sequences of up to four steps leave, at least.
+const STATES_LEAST: u64 = 5_000_000;
 
 fn key(number: usize) -> Key {
     Key::new([number as u8 + 1; 32])
@@ -370,7 +373,9 @@ fn no_crash_loses_what_was_answered() {
     let longest = setting("ORIEL_SIM_DEPTH", 4) as u32;
     let deep = u128::from(setting("ORIEL_SIM_DEEP", 8));
     let explored = explore_all(longest, deep);
-    println!(
+    // By no macro of the tests' runner, which keeps what those print of a test that passes to itself.
+    let told = writeln!(
+        std::io::stderr(),
         "{} sequences of up to {longest} steps, {} crashes that left {} states; {} more crashes while recovering, which left \
          {} states; {} states were different ones",
         explored.sequences,
@@ -380,7 +385,16 @@ fn no_crash_loses_what_was_answered() {
         explored.second_states,
         explored.known.len()
     );
+    told.unwrap();
     assert_eq!(explored.failure, None);
+    if longest >= 4 {
+        // Of a test that looks at fewer than it did, somebody is to hear.
+        assert!(
+            explored.states >= STATES_LEAST,
+            "{} states",
+            explored.states
+        );
+    }
 }
 
 #[test]
