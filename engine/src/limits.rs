@@ -154,6 +154,9 @@ pub const STUCK_REST: Duration = Duration::from_secs(1);
 /// While others use the drive, a scrub goes at one part in so many of its rate.
 pub const SCRUB_BUSY_PART: u64 = 4;
 
+/// Blobs that cannot be moved between drives, of which the log says why.
+pub(crate) const STUCK_TOLD_MAX: usize = 100;
+
 /// Bytes of a blob that go from drive to drive at once.
 pub const MOVE_BYTES_AT_ONCE: usize = 1 << 20;
 

@@ -78,7 +78,8 @@ impl<D: Drive> Log<D> {
             return Err(StoreError::InParts { key: *key });
         }
         of_realm.used(fingerprint);
-        let verify = of_realm.options.verify;
+        // What is written again elsewhere gets new checksums, which must not be those of damaged bytes.
+        let verify = of_realm.options.verify || wanted == Wanted::Window;
         if !state.quarantine.is_empty() && state.quarantine.contains(&location.position) {
             let (key, position) = (*key, location.position);
             return Err(StoreError::Quarantined { key, position });

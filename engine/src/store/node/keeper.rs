@@ -19,6 +19,7 @@ use super::super::options::RealmOptions;
 use super::super::types::RealmId;
 use super::error::{DriveLabel, Loss};
 use super::join::{Bell, Crowd, first};
+use super::mover::StuckBlobs;
 use super::open::{NodeOptions, present, stopped};
 use super::place::{Draw, DriveNumber, PARTITIONS, Placed};
 use super::roster::{Member, Roster};
@@ -149,6 +150,7 @@ pub struct Keeper<D: NodeDrive> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) options: NodeOptions,
     pub(super) mover_bell: Bell,
+    pub(super) stuck: StuckBlobs,
     pub(super) sweeper_bell: Bell,
     pub(super) is_closing: Cell<bool>,
     pub(super) state: RefCell<State<D>>,
@@ -170,6 +172,7 @@ impl<D: NodeDrive> Keeper<D> {
             shared: Arc::new(Shared::new(state.table(0))),
             options,
             mover_bell: Bell::default(),
+            stuck: StuckBlobs::default(),
             sweeper_bell: Bell::default(),
             is_closing: Cell::new(false),
             state: RefCell::new(state),

@@ -7,10 +7,14 @@
 //! A drive stops being hungry when every drive of the store was looked through, under one table and without a compaction
 //! beside it, and nothing was found that belongs elsewhere.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::super::error::StoreError;
 use super::super::record::{Record, Role};
 use super::super::reserve::Commit;
 use super::super::types::{BLOCK_BYTES, Key, KeyKind, Position, RealmId};
@@ -21,10 +25,11 @@ use super::lane::{Lane, Refused};
 use super::seat::{NoLane, NodeDrive};
 use super::table::{Command, Table};
 use crate::clock::Moment;
-use crate::limits::MOVE_BYTES_AT_ONCE;
+use crate::limits::{MOVE_BYTES_AT_ONCE, STUCK_TOLD_MAX};
 
-/// How long to wait after something could not be moved.
+/// How long to wait after something could not be moved; twice as long each time that nothing could.
 const RETRY: Duration = Duration::from_millis(500);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
 /// A blob that is not where it belongs.
 #[derive(Clone, Copy)]
@@ -101,8 +106,86 @@ impl<D: NodeDrive> Lane<D> {
 enum Broken {
     /// The table is an old one.
     Stale,
-    /// It may do better later.
+    /// It may do better soon.
     Later,
+    /// It does better when somebody does something about it.
+    Stuck(StoreError),
+}
+
+/// What cannot be moved, and what was said of it.
+#[derive(Default)]
+pub(super) struct StuckBlobs {
+    told: RefCell<HashSet<Told>>,
+    /// Rounds that moved nothing and left something.
+    rounds: Cell<u32>,
+}
+
+/// A blob and what is wrong with it, or what is wrong with all of a drive; `None` is damage, which is another error once
+/// it is in quarantine.
+type Told = (
+    u16,
+    Option<(RealmId, Key)>,
+    Option<Discriminant<StoreError>>,
+);
+
+impl StuckBlobs {
+    /// Says why something stays where it is, once.
+    fn tell<D: NodeDrive>(
+        &self,
+        table: &Table<D>,
+        at: u16,
+        stray: Option<&Stray>,
+        error: &StoreError,
+    ) {
+        let row = table.row(at);
+        let drive = row.label();
+        // Where room is short, it is so for one blob as for another.
+        let is_short = matches!(
+            error,
+            StoreError::Full | StoreError::OverQuota { .. } | StoreError::TooManyBlobs { .. }
+        );
+        let blob = stray.map(|stray| (stray.realm, stray.key));
+        let of = blob.filter(|_| !is_short);
+        let is_damage = matches!(
+            error,
+            StoreError::Damaged { .. } | StoreError::Quarantined { .. }
+        );
+        let kind = (!is_damage).then(|| discriminant(error));
+        let mut told = self.told.borrow_mut();
+        let is_more = told.len() == STUCK_TOLD_MAX;
+        if is_more || !told.insert((row.number.0, of, kind)) {
+            return;
+        }
+        match blob {
+            Some((realm, key)) => {
+                tracing::warn!(%drive, %realm, %key, %error, "a blob cannot be moved, and stays where it is until that is mended");
+            }
+            None => {
+                tracing::warn!(%drive, %error, "a drive cannot be looked through, so its blobs stay where they are");
+            }
+        }
+        if told.len() == STUCK_TOLD_MAX {
+            tracing::warn!(
+                "more blobs cannot be moved, of which nothing is said: mend those first"
+            );
+        }
+    }
+
+    /// How long to wait before the next round, after one that moved something or nothing.
+    fn pause(&self, has_moved: bool) -> Duration {
+        let rounds = match has_moved {
+            true => 0,
+            false => self.rounds.get(),
+        };
+        self.rounds.set(rounds.saturating_add(1));
+        (RETRY * (1 << rounds.min(16))).min(RETRY_LONGEST)
+    }
+
+    /// Nothing is.
+    fn none(&self) {
+        self.told.borrow_mut().clear();
+        self.rounds.set(0);
+    }
 }
 
 type Round<T> = Result<T, Broken>;
@@ -111,7 +194,7 @@ type Round<T> = Result<T, Broken>;
 #[derive(Default)]
 struct Tally {
     strays: u64,
-    /// Those that could not be moved.
+    /// Those that could not be moved, which somebody has to do something about.
     stuck: u64,
 }
 
@@ -132,15 +215,26 @@ impl<D: NodeDrive> Keeper<D> {
                 self.mover_bell.heard().await;
                 continue;
             }
-            match self.round(&store, &table, &mut pace).await {
+            let moved = || self.shared.moved_blobs.load(Ordering::Relaxed);
+            let before = moved();
+            let mut tally = Tally::default();
+            let round = self.round(&store, &table, &mut pace, &mut tally).await;
+            let is_stuck = tally.stuck > 0 || matches!(round, Err(Broken::Stuck(_)));
+            match round {
                 Ok(true) => done_with = table.version,
+                _ if is_stuck => {
+                    let wait = self.stuck.pause(moved() > before);
+                    self.pause(wait).await;
+                    continue;
+                }
                 Ok(false) | Err(Broken::Stale) => {
                     if self.shared.version() == table.version {
                         self.pause(RETRY).await;
                     }
                 }
-                Err(Broken::Later) => self.pause(RETRY).await,
+                Err(Broken::Later | Broken::Stuck(_)) => self.pause(RETRY).await,
             }
+            self.stuck.none();
         }
     }
 
@@ -154,14 +248,17 @@ impl<D: NodeDrive> Keeper<D> {
         store: &NodeStore<D>,
         table: &Arc<Table<D>>,
         pace: &mut Moment,
+        tally: &mut Tally,
     ) -> Round<bool> {
         let is_hungry = table.rows.iter().any(|row| row.is_hungry);
-        let mut tally = Tally::default();
         for at in 0..table.rows.len() as u16 {
             let row = table.row(at);
             if table.is_present(at) && (is_hungry || row.is_draining) {
-                self.look_through(store, table, at, pace, &mut tally)
-                    .await?;
+                let looked = self.look_through(store, table, at, pace, tally).await;
+                if let Err(Broken::Stuck(error)) = &looked {
+                    self.stuck.tell(table, at, None, error);
+                }
+                looked?;
             }
         }
         let version = table.version;
@@ -282,14 +379,18 @@ impl<D: NodeDrive> Keeper<D> {
                     Ok(false) => {}
                     Err(Broken::Stale) => return Err(Broken::Stale),
                     // The others may fare better.
-                    Err(Broken::Later) => tally.stuck += 1,
+                    Err(Broken::Later) => {}
+                    Err(Broken::Stuck(error)) => {
+                        self.stuck.tell(table, at, Some(&stray), &error);
+                        tally.stuck += 1;
+                    }
                 }
             }
             next = strays.next;
         }
         if tally.stuck > 0 {
             let (drive, stuck) = (table.row(at).label(), tally.stuck);
-            tracing::warn!(%drive, stuck, "blobs could not be moved; they are tried again");
+            tracing::debug!(%drive, stuck, "blobs could not be moved; they are tried again");
         }
         Ok(())
     }
@@ -416,10 +517,7 @@ fn broken(refused: &Refused) -> Broken {
     match refused {
         Refused::Stale | Refused::Gone(_) => Broken::Stale,
         Refused::NoLease => Broken::Later,
-        Refused::Error(error) => {
-            tracing::debug!(%error, "a blob could not be moved");
-            Broken::Later
-        }
+        Refused::Error(error) => Broken::Stuck(error.clone()),
     }
 }
 
