@@ -10,10 +10,12 @@ use super::types::{BLOCK_BYTES, Key, Position, RealmId, StoreId};
 #[non_exhaustive]
 pub enum StoreError {
     /// A blob of no bytes.
-    #[error("a blob has at least one byte")]
+    #[error("a blob has at least one byte: leave empty ones out")]
     Empty,
     /// A blob longer than a slab holds.
-    #[error("a blob of {bytes} bytes is longer than the {max} that a slab of this store holds")]
+    #[error(
+        "a blob of {bytes} bytes is longer than the {max} that a slab of this store holds: put it in parts, through the store of all drives"
+    )]
     TooLarge {
         /// Its length.
         bytes: u64,
@@ -45,7 +47,9 @@ pub enum StoreError {
         most: u64,
     },
     /// A buffer that is not a blob's window.
-    #[error("the buffer has {found} bytes, and the blob's window {expected}")]
+    #[error(
+        "the buffer has {found} bytes, and the blob's window {expected}: give it a buffer of so many"
+    )]
     BufferSize {
         /// Bytes of the window.
         expected: u64,
@@ -53,7 +57,9 @@ pub enum StoreError {
         found: u64,
     },
     /// A transfer of parts of blocks.
-    #[error("{bytes} bytes from byte {offset} on are not whole blocks of {BLOCK_BYTES} bytes")]
+    #[error(
+        "{bytes} bytes from byte {offset} on are not whole blocks of {BLOCK_BYTES} bytes: begin and end at one"
+    )]
     NotWholeBlocks {
         /// The first byte.
         offset: u64,
@@ -89,7 +95,9 @@ pub enum StoreError {
         window: u64,
     },
     /// What lies in a window is not what was written.
-    #[error("{position} is damaged: it has the checksum {found:08x}, not {expected:08x}")]
+    #[error(
+        "{position} is damaged: it has the checksum {found:08x}, not {expected:08x}; delete the blob and put it again"
+    )]
     DamagedWindow {
         /// The first block that the checksum is of.
         position: Position,
@@ -111,7 +119,9 @@ pub enum StoreError {
         position: Position,
     },
     /// A commit of more than was reserved.
-    #[error("a blob of {bytes} bytes does not fit the window, which was reserved for {reserved}")]
+    #[error(
+        "a blob of {bytes} bytes does not fit the window, which was reserved for {reserved}: reserve a larger one"
+    )]
     LongerThanReserved {
         /// Its length.
         bytes: u64,
