@@ -73,6 +73,9 @@ pub const MOVES_AT_ONCE: usize = 64;
 /// A realm's pinned blobs take at most one part in so many of its blocks.
 pub const PINNED_PART: u64 = 2;
 
+/// Pinned blobs that a cache passes over in one go.
+pub const PASSED_OVER_AT_ONCE: u64 = 1024;
+
 /// The longest time that a blob can be pinned for; it can be pinned again.
 pub const PIN_TIME_MAX: Duration = Duration::from_secs(600);
 

@@ -135,6 +135,12 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
                 .map(|bits| bits as u32)
                 .map_err(|error| refused(&error))
         }
+        Command::Pin { keys, time_ms } => {
+            let keys = decode_keys(*keys, data(request)?);
+            let keys = keys.map_err(|error| malformed(serving, &error))?;
+            let keys: Vec<Key> = keys.collect();
+            Box::pin(pin(serves, &keys, *time_ms)).await
+        }
         Command::Reserve { length, part } => {
             let of_realm = store.realm_stat(*realm).await.unwrap_or_default();
             if of_realm.reservations >= RESERVATIONS_MAX {
@@ -195,6 +201,27 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
             write(request, &stat.encode())
         }
     }
+}
+
+/// Pins what is there, as long as there may be more pins, or ends the pins.
+async fn pin(serves: &Serves, keys: &[Key], time_ms: u32) -> Answer {
+    let Serves { store, realm, .. } = serves;
+    let mut bits = 0;
+    for (at, key) in keys.iter().enumerate() {
+        let is_done = match time_ms {
+            0 => store.unpin(*realm, key).await,
+            _ => {
+                let time = Duration::from_millis(time_ms.into());
+                store.pin(*realm, key, time).await.map(|end| end.is_some())
+            }
+        };
+        match is_done {
+            Ok(is_done) => bits |= u32::from(is_done) << at,
+            Err(error) if error.is_of_pins() => {}
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    Ok(bits)
 }
 
 fn whole_ms(time: Duration) -> u32 {

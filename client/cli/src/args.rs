@@ -95,6 +95,16 @@ pub(crate) enum What {
     },
     /// Say which blobs are there, without using them
     Probe(Keys),
+    /// Have a cache keep blobs for a time, whatever it needs room for
+    ///
+    /// A pin ends by itself, after ten minutes at most: pin again what is to stay for longer.
+    Pin {
+        #[command(flatten)]
+        keys: Keys,
+        /// For so many seconds; 0 ends the pins
+        #[arg(long = "for", value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+        time: Duration,
+    },
     /// Say where blobs are in the namespace, for plain NVMe READs
     Locate(Keys),
     /// Say which routing table the node has
@@ -213,6 +223,7 @@ pub(crate) enum Plan {
     Get(Vec<Get>, u16),
     Remove(Vec<Wanted>, bool, u16),
     Probe(Vec<Wanted>),
+    Pin(Vec<Wanted>, Duration),
     Locate(Vec<Wanted>),
     List(Prefix, bool),
     Stat,
@@ -228,6 +239,7 @@ impl What {
             Self::Get(args) => Plan::Get(gets(args, is_json)?, args.jobs.jobs),
             Self::Rm { keys, force, jobs } => Plan::Remove(keys.wanted()?, *force, jobs.jobs),
             Self::Probe(keys) => Plan::Probe(keys.wanted()?),
+            Self::Pin { keys, time } => Plan::Pin(keys.wanted()?, *time),
             Self::Locate(keys) => Plan::Locate(keys.wanted()?),
             Self::Ls { prefix, long } => Plan::List(*prefix, *long),
             Self::Stat => Plan::Stat,

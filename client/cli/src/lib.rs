@@ -71,6 +71,7 @@ fn work(arguments: &Arguments, out: &Out) -> Result<Exit, CliError> {
         Plan::Get(gets, jobs) => get::run(&node, out, gets, *jobs),
         Plan::Remove(keys, force, jobs) => look::remove(&node, out, keys, *force, *jobs),
         Plan::Probe(keys) => look::probe(&node, out, keys),
+        Plan::Pin(keys, time) => look::pin(&node, out, keys, *time),
         Plan::Locate(keys) => look::locate(&node, out, keys),
         Plan::List(prefix, long) => look::list(&node, out, *prefix, *long),
         Plan::Stat => look::stat(&node, out),

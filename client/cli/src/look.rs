@@ -1,5 +1,7 @@
 //! Looking at blobs and at the node, and deleting.
 
+use std::time::Duration;
+
 use oriel_client::blob::{BlobError, Transport};
 use oriel_client::block_on;
 use oriel_protocol::limits::BLOCK_BYTES;
@@ -60,6 +62,57 @@ pub(crate) fn probe(node: &Node, out: &Out, keys: &[Wanted]) -> Result<Exit, Cli
         out.line(format_args!("{word:6}  {}", wanted.shown()), &object)?;
         if !there {
             exit = Exit::NotFound;
+        }
+    }
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+struct Pinned<'a> {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    pinned: bool,
+    there: bool,
+}
+
+pub(crate) fn pin(
+    node: &Node,
+    out: &Out,
+    keys: &[Wanted],
+    time: Duration,
+) -> Result<Exit, CliError> {
+    let all: Vec<_> = keys.iter().map(|wanted| wanted.key).collect();
+    let ends = time.is_zero();
+    let done = match ends {
+        true => block_on(node.blobs.unpin(&all))?,
+        false => block_on(node.blobs.pin(&all, time))?,
+    };
+    // Why one is not pinned the answer does not say.
+    let there = match done.contains(&false) {
+        true => block_on(node.blobs.probe(&all))?,
+        false => vec![true; all.len()],
+    };
+    let mut exit = Exit::Done;
+    for ((wanted, done), there) in keys.iter().zip(done).zip(there) {
+        let word = match (ends, done, there) {
+            (true, true, _) => "let go",
+            (false, true, _) => "pinned",
+            (_, false, false) => "absent",
+            (true, false, true) => "free",
+            (false, false, true) => "no room",
+        };
+        let object = Pinned {
+            key: wanted.key.to_string(),
+            path: wanted.label.as_deref(),
+            pinned: done && !ends,
+            there,
+        };
+        out.line(format_args!("{word:7}  {}", wanted.shown()), &object)?;
+        if !there {
+            exit = Exit::NotFound;
+        } else if !ends && !done && matches!(exit, Exit::Done) {
+            exit = Exit::Refused;
         }
     }
     Ok(exit)

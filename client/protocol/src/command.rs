@@ -165,6 +165,13 @@ pub enum Command {
         /// How many.
         keys: u8,
     },
+    /// Blobs stay for a time, whatever their cache needs room for.
+    Pin {
+        /// How many keys.
+        keys: u8,
+        /// For so long from now on; 0: they may go.
+        time_ms: u32,
+    },
     /// A window for a blob, or for a part of one.
     Reserve {
         /// Of up to so many bytes.
@@ -224,6 +231,7 @@ impl Command {
         match self {
             Self::Locate { .. } => Opcode::Locate,
             Self::Probe { .. } => Opcode::Probe,
+            Self::Pin { .. } => Opcode::Pin,
             Self::Reserve { .. } => Opcode::Reserve,
             Self::Commit { .. } => Opcode::Commit,
             Self::Put => Opcode::Put,
@@ -247,6 +255,10 @@ impl Command {
             }
             Self::Probe { keys: count } | Self::Commit { records: count } => {
                 arguments.0[2] = u32::from(*count);
+            }
+            Self::Pin { keys, time_ms } => {
+                arguments.0[2] = u32::from(*keys);
+                arguments.0[4] = *time_ms;
             }
             Self::Reserve { length, part } => {
                 arguments.set_wide(2, length.get());
@@ -299,6 +311,13 @@ impl Command {
                     "dword 10, the number of keys",
                 )?;
                 Self::Probe { keys }
+            }
+            Opcode::Pin => {
+                arguments.nothing_but(&[2, 4])?;
+                let most = PROBE_KEYS_MAX;
+                let keys = count(arguments.0[2], most, "dword 10, the number of keys")?;
+                let time_ms = arguments.0[4];
+                Self::Pin { keys, time_ms }
             }
             Opcode::Commit => {
                 arguments.nothing_but(&[2])?;
@@ -376,7 +395,7 @@ impl Command {
             Self::Locate { .. } => (LOCATION_BYTES as u64, LOCATION_BYTES as u64),
             Self::Delete { .. } | Self::Part(_) | Self::Finish { .. } | Self::Hold { .. } => (0, 0),
             Self::Begin { .. } => (BEGUN_BYTES as u64, BEGUN_BYTES as u64),
-            Self::Probe { keys } => {
+            Self::Probe { keys } | Self::Pin { keys, .. } => {
                 let bytes = *keys as u64 * KEY_BYTES as u64;
                 (bytes, bytes)
             }
@@ -455,18 +474,18 @@ fn decode_list(arguments: &Arguments) -> Result<ListRequest, DecodeError> {
     })
 }
 
-/// The data of a PROBE; `None` for no keys or more than there may be.
+/// The data of a PROBE or a PIN; `None` for no keys or more than there may be.
 pub fn encode_keys(keys: &[Key]) -> Option<Vec<u8>> {
     let fits = (1..=PROBE_KEYS_MAX).contains(&keys.len());
     fits.then(|| keys.iter().flat_map(|key| *key.bytes()).collect())
 }
 
-/// The keys of a PROBE, as many as the command said.
+/// The keys of a PROBE or a PIN, as many as the command said.
 pub fn decode_keys(
     count: u8,
     data: &[u8],
 ) -> Result<impl ExactSizeIterator<Item = Key>, DecodeError> {
-    DecodeError::length("PROBE", data.len(), u64::from(count) * KEY_BYTES as u64)?;
+    DecodeError::length("the keys", data.len(), u64::from(count) * KEY_BYTES as u64)?;
     let (keys, _) = data.as_chunks::<KEY_BYTES>();
     Ok(keys.iter().map(|key| Key::new(*key)))
 }

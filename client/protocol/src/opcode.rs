@@ -88,6 +88,8 @@ opcodes! {
     Map = 0x8e, ToHost, "MAP";
     /// What was written into a window is a part of a blob.
     Part = 0x90, None, "PART";
+    /// Keeps blobs of a cache for a time, or does not any more.
+    Pin = 0x91, ToController, "PIN";
     /// Version, limits and figures.
     Stat = 0x92, ToHost, "STAT";
     /// A blob's parts become the blob.

@@ -19,6 +19,11 @@ pub fn probe(keys: u8, dword: u32) -> Result<u32, DecodeError> {
     bits("dword 0 of a PROBE's completion", keys, dword)
 }
 
+/// PIN: bit i says whether key i is there and pinned; where its pin was to end, whether there was one.
+pub fn pin(keys: u8, dword: u32) -> Result<u32, DecodeError> {
+    bits("dword 0 of a PIN's completion", keys, dword)
+}
+
 /// COMMIT: bit i says whether record i made a blob; where it is 0, there was one of that key.
 pub fn commit(records: u8, dword: u32) -> Result<u32, DecodeError> {
     bits("dword 0 of a COMMIT's completion", records, dword)

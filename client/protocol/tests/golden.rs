@@ -45,6 +45,7 @@ fn the_opcodes_stay() {
         (Opcode::Put, 0x8d, Direction::ToController),
         (Opcode::Map, 0x8e, Direction::ToHost),
         (Opcode::Part, 0x90, Direction::None),
+        (Opcode::Pin, 0x91, Direction::ToController),
         (Opcode::Stat, 0x92, Direction::ToHost),
         (Opcode::Finish, 0x94, Direction::None),
         (Opcode::Begin, 0x96, Direction::ToHost),
@@ -93,6 +94,13 @@ fn the_arguments_stay() {
             ],
         ),
         (Command::Probe { keys: 32 }, [0, 0, 32, 0, 0, 0, 0, 0]),
+        (
+            Command::Pin {
+                keys: 7,
+                time_ms: 0xa1b2_c3d4,
+            },
+            [0, 0, 7, 0, 0xa1b2_c3d4, 0, 0, 0],
+        ),
         (Command::Commit { records: 3 }, [0, 0, 3, 0, 0, 0, 0, 0]),
         (
             Command::Reserve {

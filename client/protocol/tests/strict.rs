@@ -198,6 +198,7 @@ fn commands() -> impl Strategy<Value = Command> {
         keys().prop_map(|key| Command::Locate { key }),
         keys().prop_map(|key| Command::Delete { key }),
         (1_u8..=32).prop_map(|keys| Command::Probe { keys }),
+        (1_u8..=32, any::<u32>()).prop_map(|(keys, time_ms)| Command::Pin { keys, time_ms }),
         (1_u8..=32).prop_map(|records| Command::Commit { records }),
         (lengths(), proptest::option::of(parts_of()))
             .prop_map(|(length, part)| Command::Reserve { length, part }),

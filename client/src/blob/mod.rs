@@ -24,10 +24,12 @@ mod summed;
 mod transport;
 mod windows;
 
+use std::time::Duration;
+
 use oriel_protocol::{
-    Blob, Command, Key, KeyKind, LOCATION_BYTES, Length, Located, PartOf, Place, Position,
-    STAT_BYTES, Stat, WINDOW_BYTES, Window, encode_commit, encode_keys, encode_put, put_bytes,
-    result,
+    Blob, Command, DecodeError, Key, KeyKind, LOCATION_BYTES, Length, Located, PartOf, Place,
+    Position, STAT_BYTES, Stat, WINDOW_BYTES, Window, encode_commit, encode_keys, encode_put,
+    put_bytes, result,
 };
 
 pub use error::BlobError;
@@ -242,18 +244,45 @@ impl<T: Transport> Blobs<T> {
 
     /// Which of any number of keys are there. Does not count as a use of them.
     pub async fn probe(&self, keys: &[Key]) -> Outcome<Vec<bool>, T> {
+        self.of_each(keys, |keys| Command::Probe { keys }, result::probe)
+            .await
+    }
+
+    /// Has a cache keep blobs for a time, whatever it needs room for: a lease, which ends by itself, with the node's program at
+    /// the latest, and after ten minutes if it is for longer. Of each key, whether it is pinned now: it is not if it is not
+    /// there, or if the cache has as many pins as it may. What is durable stays anyway.
+    pub async fn pin(&self, keys: &[Key], time: Duration) -> Outcome<Vec<bool>, T> {
+        // Less than a millisecond is no time, which would end the pins.
+        let time_ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.of_each(keys, |keys| Command::Pin { keys, time_ms }, result::pin)
+            .await
+    }
+
+    /// Lets blobs go again that are pinned; of each key, whether it was.
+    pub async fn unpin(&self, keys: &[Key]) -> Outcome<Vec<bool>, T> {
+        let command = |keys| Command::Pin { keys, time_ms: 0 };
+        self.of_each(keys, command, result::pin).await
+    }
+
+    /// Asks of any number of keys, as many at a time as the node takes.
+    async fn of_each(
+        &self,
+        keys: &[Key],
+        command: impl Fn(u8) -> Command,
+        bits: fn(u8, u32) -> Result<u32, DecodeError>,
+    ) -> Outcome<Vec<bool>, T> {
         let batches = keys.chunks(usize::from(self.stat.probe_keys_max));
-        let probes = batches.map(|keys| async move {
+        let asked = batches.map(|keys| {
             let data = encode_keys(keys).expect("a batch is within the limits");
             let count = keys.len() as u8;
-            let command = Command::Probe { keys: count };
-            let (_, answer) = self.transport.command(&command, data).await;
-            let answer = answer.map_err(BlobError::Transport)?;
-            let bits = result::probe(count, answer)?;
-            Ok((0..count).map(move |at| bits >> at & 1 == 1))
+            let command = command(count);
+            async move {
+                let (_, answer) = self.transport.command(&command, data).await;
+                let bits = bits(count, answer.map_err(BlobError::Transport)?)?;
+                Ok((0..count).map(move |at| bits >> at & 1 == 1))
+            }
         });
-        let answers: Result<Vec<_>, BlobError<T::Failure>> =
-            all(probes).await.into_iter().collect();
+        let answers: Result<Vec<_>, BlobError<T::Failure>> = all(asked).await.into_iter().collect();
         Ok(answers?.into_iter().flatten().collect())
     }
 

@@ -8,6 +8,8 @@
 mod large;
 mod node;
 
+use std::time::Duration;
+
 use oriel_client::blob::{BlobError, Blobs, Put, Transport};
 use oriel_client::{Memory, block_on};
 use oriel_protocol::{Checksum, Command, Key, KeyKind, Opcode, Place, Position, Prefix, Status};
@@ -100,6 +102,23 @@ fn keys_are_probed_deleted_and_listed() {
         "five keys at once"
     );
     assert!(block_on(blobs.probe(&[])).unwrap().is_empty());
+
+    let pinned = block_on(blobs.pin(&keys, Duration::from_micros(1500))).unwrap();
+    assert_eq!(pinned, expected);
+    assert_eq!(
+        block_on(blobs.unpin(&[key(2), key(3)])).unwrap(),
+        [true, false]
+    );
+    // Less than a millisecond is no end.
+    assert_eq!(
+        block_on(blobs.pin(&[key(2)], Duration::ZERO)).unwrap(),
+        [true]
+    );
+    {
+        let state = node.0.lock().unwrap();
+        assert_eq!(state.seen[&Opcode::Pin], 4 + 2);
+        assert!(state.pinned.len() == 7 && state.pinned.values().all(|time_ms| *time_ms == 1));
+    }
 
     assert!(block_on(blobs.get(&key(4))).unwrap().is_some());
     assert!(block_on(blobs.delete(&key(4))).unwrap());

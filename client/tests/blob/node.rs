@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) puts: HashMap<PutId, (Key, BTreeMap<u16, u64>)>,
     /// Blobs in parts.
     pub(crate) in_parts: BTreeMap<Key, InParts>,
+    /// For so many milliseconds.
+    pub(crate) pinned: BTreeMap<Key, u32>,
     pub(crate) next: u64,
     pub(crate) length_max: u64,
     pub(crate) seen: HashMap<Opcode, u32>,
@@ -220,6 +222,22 @@ impl State {
                     .enumerate()
                     .map(|(at, key)| u32::from(self.has(&key)) << at);
                 Ok(bits.sum())
+            }
+            Command::Pin { keys, time_ms } => {
+                let keys = decode_keys(*keys, data).unwrap();
+                let mut bits = 0;
+                for (at, key) in keys.enumerate() {
+                    let is_done = match time_ms {
+                        0 => self.pinned.remove(&key).is_some(),
+                        _ if self.has(&key) => {
+                            self.pinned.insert(key, *time_ms);
+                            true
+                        }
+                        _ => false,
+                    };
+                    bits |= u32::from(is_done) << at;
+                }
+                Ok(bits)
             }
             Command::Begin { key } => {
                 let put = PutId(self.next);
@@ -436,6 +454,7 @@ pub(crate) fn node() -> Node {
         reserved: HashMap::new(),
         puts: HashMap::new(),
         in_parts: BTreeMap::new(),
+        pinned: BTreeMap::new(),
         next: limits::QUIET_BLOCKS,
         length_max: 64 << 20,
         seen: HashMap::new(),

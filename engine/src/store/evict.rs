@@ -8,11 +8,11 @@ use super::answer::answer;
 use super::drive::Drive;
 use super::error::StoreError;
 use super::frame::Entry;
-use super::log::Log;
-use super::state::{Pin, Queued, State};
+use super::log::{Log, yield_now};
+use super::state::{Queued, State};
 use super::types::{Form, Key, RealmId};
 use crate::clock::Moment;
-use crate::limits::{PIN_TIME_MAX, PINNED_PART};
+use crate::limits::{PASSED_OVER_AT_ONCE, PIN_TIME_MAX, PINNED_PART};
 
 impl<D: Drive> Log<D> {
     /// Keeps a blob from being evicted for a time, counted from now; when that ends, or `None` if there is no such blob.
@@ -31,18 +31,23 @@ impl<D: Drive> Log<D> {
         };
         let of_realm = state.realm(realm);
         let of_realm = of_realm.ok_or(StoreError::UnknownRealm { realm })?;
-        of_realm.pins.retain(|_, pin| pin.until > now);
+        of_realm.pins.end(now);
         let blocks = super::record::window_blocks(location.length);
-        let others = of_realm.pins.iter().filter(|(pinned, _)| **pinned != blob);
-        let pinned: u64 = others.map(|(_, pin)| pin.blocks).sum();
+        let pinned = of_realm.pins.blocks_beside(blob);
         let all = of_realm.options.quota_blocks;
         let most = all.unwrap_or(of_realm.used_blocks) / PINNED_PART;
         if pinned + blocks > most {
             return Err(StoreError::TooManyPins { realm, most });
         }
         let until = now + time.min(PIN_TIME_MAX);
-        of_realm.pins.insert(blob, Pin { until, blocks });
+        of_realm.pins.insert(blob, until, blocks);
         Ok(Some(until))
+    }
+
+    pub(super) fn is_cache(&self, realm: RealmId) -> bool {
+        let mut state = self.state.borrow_mut();
+        let realm = state.realm(realm);
+        realm.is_some_and(|realm| realm.eviction.is_some())
     }
 
     /// Lets a blob be evicted again; whether it was pinned.
@@ -50,7 +55,7 @@ impl<D: Drive> Log<D> {
         let mut state = self.state.borrow_mut();
         let blob = state.keys.fingerprint(realm, key);
         let realm = state.realm(realm);
-        realm.is_some_and(|realm| realm.pins.remove(&blob).is_some())
+        realm.is_some_and(|realm| realm.pins.remove(blob))
     }
 
     /// The caches that have something to give when the drive is full, the one with most first.
@@ -68,34 +73,47 @@ impl<D: Drive> Log<D> {
         let mut gone = 0;
         let mut evicted = 0;
         let mut answers = Vec::new();
-        {
-            let now = self.clock.now();
-            let mut state = self.state.borrow_mut();
-            let state = &mut *state;
-            while gone < blocks {
-                let Some((blob, freed)) = next_victim(state, id, now) else {
-                    break;
-                };
-                // Not there, or about to go anyway.
-                let Some(location) = state.locate_quietly(blob) else {
-                    continue;
-                };
-                let position = location.position;
-                if location.form != Form::Whole {
-                    self.has_evicted_parts.set(true);
+        let mut passed_over = 0;
+        loop {
+            let is_later = {
+                let now = self.clock.now();
+                let mut state = self.state.borrow_mut();
+                let state = &mut *state;
+                loop {
+                    if gone >= blocks {
+                        break false;
+                    }
+                    let (blob, freed) = match next_victim(state, id, now, &mut passed_over) {
+                        Victim::Blob(blob, freed) => (blob, freed),
+                        Victim::Later => break true,
+                        Victim::None => break false,
+                    };
+                    // Not there, or about to go anyway.
+                    let Some(location) = state.locate_quietly(blob) else {
+                        continue;
+                    };
+                    let position = location.position;
+                    if location.form != Form::Whole {
+                        self.has_evicted_parts.set(true);
+                    }
+                    state.dying.insert(blob);
+                    let (send, heard) = answer();
+                    state.queue.push_back(Queued {
+                        answer: Some(send),
+                        blob: Some(blob),
+                        ..Queued::silent(Entry::Evict { blob, position })
+                    });
+                    answers.push(heard);
+                    gone += freed;
+                    state.stat.blobs_evicted += 1;
+                    evicted += 1;
                 }
-                state.dying.insert(blob);
-                let (send, heard) = answer();
-                state.queue.push_back(Queued {
-                    answer: Some(send),
-                    blob: Some(blob),
-                    ..Queued::silent(Entry::Evict { blob, position })
-                });
-                answers.push(heard);
-                gone += freed;
-                state.stat.blobs_evicted += 1;
-                evicted += 1;
+            };
+            if gone > 0 || !is_later {
+                break;
             }
+            yield_now().await;
+            self.check_running()?;
         }
         self.metrics.evicted(id, evicted);
         self.ring();
@@ -106,20 +124,34 @@ impl<D: Drive> Log<D> {
     }
 }
 
+enum Victim {
+    Blob(Fingerprint, u64),
+    /// So many that are pinned came first that others have their turn before there is another look.
+    Later,
+    None,
+}
+
 /// Takes the blob that goes next out of a cache's policy.
-fn next_victim<E>(state: &mut State<E>, id: RealmId, now: Moment) -> Option<(Fingerprint, u64)> {
-    let realm = state.realm(id)?;
-    let eviction = realm.eviction.as_mut()?;
-    // Those that are passed over come last, so behind all that are pinned is one that is not.
-    for _ in 0..=realm.pins.len() {
-        let (blob, blocks) = eviction.victim()?;
-        let pin = realm.pins.get(&blob);
-        if pin.is_some_and(|pin| pin.until > now) {
-            eviction.spare(blob);
-            continue;
+fn next_victim<E>(state: &mut State<E>, id: RealmId, now: Moment, passed_over: &mut u64) -> Victim {
+    let realm = state.realm(id);
+    let Some((pins, eviction)) = realm.and_then(|it| Some((&it.pins, it.eviction.as_mut()?)))
+    else {
+        return Victim::None;
+    };
+    while let Some((blob, blocks)) = eviction.victim() {
+        if !pins.holds(blob, now) {
+            eviction.removed(blob);
+            return Victim::Blob(blob, blocks);
         }
-        eviction.removed(blob);
-        return Some((blob, blocks));
+        eviction.spare(blob);
+        *passed_over += 1;
+        // Those that are passed over come last, so behind all that are pinned is one that is not, if there is one.
+        if *passed_over > pins.len() {
+            break;
+        }
+        if passed_over.is_multiple_of(PASSED_OVER_AT_ONCE) {
+            return Victim::Later;
+        }
     }
-    None
+    Victim::None
 }

@@ -7,14 +7,17 @@ use super::recovery;
 use super::state::{Purpose, Realm, State};
 
 impl<D: Drive> Log<D> {
-    /// All numbers, as they are now. Looks at every slab and every pin, so it is for now and then.
+    /// All numbers, as they are now. Looks at every slab, so it is for now and then.
     pub fn metrics(&self) -> LogMetrics {
-        let state = self.state.borrow();
         let (mut metrics, now) = self.metrics.snapshot();
+        for realm in self.state.borrow_mut().realms.values_mut() {
+            realm.pins.end(now);
+        }
+        let state = self.state.borrow();
         metrics.stat = self.stat();
         for realm in &mut metrics.realms {
             if let Some(of) = realm.id.and_then(|id| state.realms.get(&id)) {
-                look_at_realm(realm, of, now);
+                look_at_realm(realm, of);
             }
         }
         metrics.slab_blocks = self.layout.slab_blocks;
@@ -77,12 +80,10 @@ impl<D: Drive> Log<D> {
     }
 }
 
-fn look_at_realm(metrics: &mut RealmMetrics, realm: &Realm, now: crate::clock::Moment) {
+fn look_at_realm(metrics: &mut RealmMetrics, realm: &Realm) {
     metrics.blobs = realm.blobs;
     metrics.used_blocks = realm.used_blocks;
     metrics.quota_blocks = realm.options.quota_blocks;
-    for pin in realm.pins.values().filter(|pin| pin.until > now) {
-        metrics.pinned_blobs += 1;
-        metrics.pinned_blocks += pin.blocks;
-    }
+    metrics.pinned_blobs = realm.pins.len();
+    metrics.pinned_blocks = realm.pins.blocks();
 }

@@ -32,6 +32,7 @@ mod node;
 mod options;
 mod pace;
 mod parts;
+mod pins;
 mod position;
 mod print;
 mod prints;

@@ -13,13 +13,13 @@ use super::eviction::{Eviction, Policy};
 use super::frame::Entry;
 use super::keys::Keys;
 use super::options::{LogStat, RealmOptions};
+use super::pins::Pins;
 use super::prints::{PrintMap, PrintSet};
 use super::record::{Record, window_blocks};
 use super::reserve::Reservation;
 use super::shown::Shown;
 use super::slab::Slab;
 use super::types::{Key, Location, Position, RealmId};
-use crate::clock::Moment;
 
 /// An entry on its way into the journal.
 pub(super) struct Queued {
@@ -72,7 +72,7 @@ pub(super) struct Realm {
     lanes: [Lane; 2],
     pub(super) eviction: Option<Box<dyn Eviction>>,
     /// Blobs that must not be evicted until then.
-    pub(super) pins: PrintMap<Pin>,
+    pub(super) pins: Pins,
     /// Blocks of its windows, with blobs and being written.
     pub(super) used_blocks: u64,
     /// Blobs in its slabs.
@@ -85,7 +85,7 @@ impl Realm {
             options,
             lanes: Default::default(),
             eviction: options.cache.map(Policy::begin),
-            pins: PrintMap::default(),
+            pins: Pins::default(),
             used_blocks: 0,
             blobs: 0,
         }
@@ -110,13 +110,6 @@ impl Realm {
             eviction.accessed(blob);
         }
     }
-}
-
-/// A blob that must not be evicted.
-#[derive(Clone, Copy)]
-pub(super) struct Pin {
-    pub(super) until: Moment,
-    pub(super) blocks: u64,
 }
 
 /// What a checkpoint is to say, taken between two frames.
@@ -326,7 +319,7 @@ impl<E> State<E> {
         let slab = slab.ok_or(Contradiction("the slab of a deleted blob is not there"))?;
         let realm = self.realms.get_mut(&slab.realm);
         if let Some(realm) = realm {
-            realm.pins.remove(&fingerprint);
+            realm.pins.remove(fingerprint);
             if let Some(eviction) = &mut realm.eviction {
                 eviction.removed(fingerprint);
             }

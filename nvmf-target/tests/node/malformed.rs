@@ -47,7 +47,7 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
             Opcode::Delete => (&[0], [1; 8]),
             Opcode::Part | Opcode::Finish | Opcode::Hold => (&[0], [0; 8]),
             Opcode::Begin => (&[32], [1; 8]),
-            Opcode::Probe => (&[96], [0, 0, 3, 0, 0, 0, 0, 0]),
+            Opcode::Probe | Opcode::Pin => (&[96], [0, 0, 3, 0, 0, 0, 0, 0]),
             Opcode::Reserve => (&[32], [0, 0, 4096, 0, 0, 0, 0, 0]),
             Opcode::Commit => (&[128], [0, 0, 2, 0, 0, 0, 0, 0]),
             Opcode::Stat => (&[128], [0; 8]),
@@ -68,6 +68,7 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
             Opcode::Finish => &[5, 6, 7],
             Opcode::Hold => &[2, 3, 5, 6, 7],
             Opcode::Probe | Opcode::Commit => &[0, 1, 3, 4, 5, 6, 7],
+            Opcode::Pin => &[0, 1, 3, 5, 6, 7],
             Opcode::Reserve => &[0, 1, 4, 6, 7],
             Opcode::Map => &[0, 1, 4, 5, 6, 7],
             Opcode::List => &[5, 6, 7],
@@ -82,7 +83,7 @@ fn malformed_commands_get_their_status_and_harm_nobody() {
             }
         }
     }
-    for opcode in [Opcode::Probe, Opcode::Commit] {
+    for opcode in [Opcode::Probe, Opcode::Pin, Opcode::Commit] {
         for count in [0, 33, 256, u32::MAX] {
             let arguments = [0, 0, count, 0, 0, 0, 0, 0];
             refused(opcode.number(), arguments, vec![0; 64], &wrong_field);

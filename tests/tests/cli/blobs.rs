@@ -276,6 +276,51 @@ fn what_is_longer_than_a_slab_goes_there_and_back() {
     node.end(Signal::TERM);
 }
 
+/// What is pinned stays while a cache throws other blobs away for newer ones, whether it lies in one window or in parts.
+#[test]
+fn pins_keep_blobs_of_a_cache() {
+    let node = Node::start();
+    let oriel = || oriel(&node.url("cache"));
+    let put = |name: &str, number, length| {
+        let bytes = bytes(number, length);
+        told(oriel().args(["put", "--name", name, "-"]), &bytes, 0);
+        bytes
+    };
+    let fill = |from: u64| {
+        for number in from..from + 8 {
+            put(&format!("more {number}"), number, PART - 8192);
+        }
+    };
+    let long = put("long", 1, 2 * PART + 5);
+    put("other", 2, 2 * PART + 5);
+    let short = put("short", 3, 5000);
+    put("free", 4, 5000);
+    let names = ["long", "short", "none"].map(|name| ["--name", name]);
+    let pin = ["pin", "--for", "600", "--json"];
+    let pinned = said(oriel().args(pin).args(names.as_flattened()), 3).objects();
+    let told_of = |name: &str| pinned.iter().map(|of| of[name].clone()).collect::<Vec<_>>();
+    assert_eq!(told_of("pinned"), [true, true, false].map(|is| json!(is)));
+    assert_eq!(told_of("there"), [true, true, false].map(|is| json!(is)));
+    // Half of the cache may be pinned: of a blob whose parts have no room for that, none is.
+    let refused = said(oriel().args(["pin", "--name", "other"]), 4);
+    assert!(refused.text().starts_with("no room"), "{}", refused.text());
+
+    fill(10);
+    let gone = ["--name", "other", "--name", "free"];
+    let probed = said(oriel().arg("probe").args(gone), 3);
+    assert!(probed.text().lines().all(|line| line.starts_with("absent")));
+    assert!(said(oriel().args(["get", "--name", "long"]), 0).bytes == long);
+    assert!(said(oriel().args(["get", "--name", "short"]), 0).bytes == short);
+
+    let ended = said(oriel().args(["pin", "--for", "0", "--name", "long"]), 0);
+    assert!(ended.text().starts_with("let go"), "{}", ended.text());
+    said(oriel().args(["pin", "--for", "0", "--name", "long"]), 0);
+    fill(20);
+    said(oriel().args(["probe", "--name", "long"]), 3);
+    said(oriel().args(["probe", "--name", "short"]), 0);
+    node.end(Signal::TERM);
+}
+
 /// Whoever dies in the middle of a put, and however: nobody sees anything of it, and nothing of it stays.
 #[test]
 fn a_long_put_that_is_cut_off_leaves_nothing() {

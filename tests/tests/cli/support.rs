@@ -63,6 +63,12 @@ id = 2
 hosts = "any"
 quota_mib = 1
 [[realm]]
+name = "cache"
+id = 4
+hosts = "any"
+cache = "lru"
+quota_mib = 128
+[[realm]]
 name = "closed"
 id = 3
 hosts = ["{HOST}"]

@@ -20,7 +20,7 @@
 //! | `table.rs` | the same for all cores, with a version |
 //! | `gate.rs` | changes of one version of the table at a time |
 //! | `seat.rs`, `lane.rs`, `kept.rs` | a drive on its core, and its index |
-//! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs` | what users call: [`NodeStore`] |
+//! | `handle.rs`, `reads.rs`, `position.rs`, `whole.rs`, `pins.rs` | what users call: [`NodeStore`] |
 //! | `parts.rs`, `parted.rs`, `large_put.rs`, `parts_put.rs`, `puts.rs`, `sweep.rs` | blobs longer than a slab, in parts on all drives |
 //! | `open.rs`, `keeper.rs`, `changes.rs`, `mover.rs` | opening; drives that come and go; blobs that go home |
 //!
@@ -49,6 +49,7 @@ mod open;
 mod parted;
 mod parts;
 mod parts_put;
+mod pins;
 mod place;
 mod position;
 mod puts;
