@@ -185,6 +185,28 @@ fn what_is_pinned_stays_up_to_its_share_and_until_its_time() {
 }
 
 #[test]
+fn one_that_is_pinned_does_not_keep_others_that_are_used_more() {
+    for policy in [Policy::Lru, Policy::S3Fifo] {
+        let (drive, clock) = (formatted(), Clock::manual());
+        with_log(&drive, &clock, cache(policy, Some(40)), async |log| {
+            for name in 0..20 {
+                put(log, CACHE, name).await.unwrap();
+            }
+            // The oldest one is pinned and never read, all others are read again and again.
+            let until = log.pin(CACHE, &key(0), PIN_TIME_MAX).unwrap();
+            assert!(until.is_some());
+            for name in (1..20).cycle().take(19 * 4) {
+                assert!(is_there(log, name).await);
+            }
+            for name in 20..60 {
+                assert_eq!(put(log, CACHE, name).await, Ok(Put::Created), "{policy:?}");
+                assert_eq!(there(log, 0..1), [0]);
+            }
+        });
+    }
+}
+
+#[test]
 fn a_full_drive_takes_from_the_cache_and_never_from_what_is_durable() {
     for policy in [Policy::Lru, Policy::S3Fifo] {
         let (drive, clock) = (formatted(), Clock::manual());

@@ -92,9 +92,11 @@ impl<D: Drive> Log<D> {
     }
 
     /// Slabs that are not emptied since something in them is damaged.
-    pub(super) fn damaged_slabs(&self) -> u64 {
+    pub(super) fn damaged_slabs(&self, state: &State<D::Extent>) -> u64 {
         let stuck = self.stuck.borrow();
-        let damaged = stuck.values().filter(|why| **why == Stuck::Damaged);
+        let damaged = stuck
+            .iter()
+            .filter(|(number, why)| **why == Stuck::Damaged && state.slabs.contains_key(number));
         damaged.count() as u64
     }
 
@@ -219,7 +221,15 @@ impl<D: Drive> Log<D> {
                 if matches!(why, Stuck::Damaged | Stuck::Until(_)) {
                     tracing::warn!(slab = victim.number, %error, "a slab could not be emptied");
                 }
-                self.stuck.borrow_mut().insert(victim.number, why);
+                let mut stuck = self.stuck.borrow_mut();
+                if let Stuck::Until(_) = why {
+                    // Whoever waits goes on once each was tried: none is again before all are.
+                    let passing = stuck.values_mut();
+                    passing
+                        .filter(|other| matches!(other, Stuck::Until(_)))
+                        .for_each(|other| *other = why);
+                }
+                stuck.insert(victim.number, why);
             }
             self.ring();
             self.ring_maintenance();

@@ -7,6 +7,7 @@ use oriel_dht::index::Fingerprint;
 use super::answer::answer;
 use super::drive::Drive;
 use super::error::StoreError;
+use super::eviction::LOOKS_MAX;
 use super::frame::Entry;
 use super::log::{Log, yield_now};
 use super::state::{Queued, State};
@@ -114,6 +115,10 @@ impl<D: Drive> Log<D> {
             }
             yield_now().await;
             self.check_running()?;
+            // Nobody writes the journal any more.
+            if self.is_ending.get() {
+                return Err(StoreError::Closing);
+            }
         }
         self.metrics.evicted(id, evicted);
         self.ring();
@@ -145,8 +150,8 @@ fn next_victim<E>(state: &mut State<E>, id: RealmId, now: Moment, passed_over: &
         }
         eviction.spare(blob);
         *passed_over += 1;
-        // Those that are passed over come last, so behind all that are pinned is one that is not, if there is one.
-        if *passed_over > pins.len() {
+        // So often each that is pinned may come, by the queues of the policy that has most, before all others have come.
+        if *passed_over > pins.len() * LOOKS_MAX {
             break;
         }
         if passed_over.is_multiple_of(PASSED_OVER_AT_ONCE) {

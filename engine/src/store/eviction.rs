@@ -11,6 +11,10 @@ use oriel_dht::index::Fingerprint;
 use lru::Lru;
 use s3fifo::S3Fifo;
 
+/// How often a blob that is passed over may come again before all others have come: from the queue it was in, once for each
+/// use that others of S3-FIFO's main queue may have left, and once more.
+pub(super) const LOOKS_MAX: u64 = s3fifo::USES_MAX as u64 + 2;
+
 /// How a cache chooses what goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {

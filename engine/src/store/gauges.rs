@@ -24,7 +24,7 @@ impl<D: Drive> Log<D> {
         metrics.free_blocks = self.drive.free_blocks();
         metrics.quarantined_blobs = state.quarantine.len() as u64;
         metrics.early_moved_blocks = self.early.blocks.get();
-        metrics.stuck_slabs = self.damaged_slabs();
+        metrics.stuck_slabs = self.damaged_slabs(&state);
         metrics.scrub = self.scrub_metrics();
         let mut gauges = Gauges::default();
         self.look_at_queues(&state, &mut gauges);

@@ -9,6 +9,9 @@ use oriel_dht::index::Fingerprint;
 use super::prints::PrintMap;
 use crate::clock::Moment;
 
+/// Pins that are taken out in one go.
+const ENDED_AT_ONCE: usize = 1024;
+
 #[derive(Clone, Copy)]
 struct Pin {
     until: Moment,
@@ -24,12 +27,13 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Takes out those whose time has passed.
+    /// Takes out those whose time has passed, or many of them.
     pub(super) fn end(&mut self, now: Moment) {
-        while let Some((until, blob)) = self.ends.first().copied()
-            && until <= now
-        {
-            self.remove(blob);
+        for _ in 0..ENDED_AT_ONCE {
+            match self.ends.first().copied() {
+                Some((until, blob)) if until <= now => self.remove(blob),
+                _ => return,
+            };
         }
     }
 

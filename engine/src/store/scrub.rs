@@ -46,6 +46,9 @@ pub(super) struct Scrubbing {
     damaged: Cell<u64>,
     unreadable: Cell<u64>,
     last: Cell<Option<(Moment, Duration)>>,
+    /// Whether other cores were reading when they were last looked at, and blocks that were scrubbed since.
+    is_read_elsewhere: Cell<bool>,
+    unlooked: Cell<u64>,
     /// A blob is being read, and its slab with it not given back.
     pub(super) is_reading: Cell<bool>,
 }
@@ -215,9 +218,20 @@ impl<D: Drive> Log<D> {
     }
 
     async fn keep_scrub_pace(&self, blocks: u64) {
+        let Scrubbing {
+            unlooked,
+            is_read_elsewhere,
+            ..
+        } = &self.scrubbing;
+        unlooked.set(unlooked.get() + blocks);
+        // All slabs are looked at for that.
+        if unlooked.get() >= CHECK_STEP_BLOCKS {
+            unlooked.set(0);
+            is_read_elsewhere.set(self.state.borrow().is_read_elsewhere());
+        }
         let (reads, writes) = self.metrics.transfers();
         let part = match reads + writes {
-            0 if !self.state.borrow().is_read_elsewhere() => 1,
+            0 if !is_read_elsewhere.get() => 1,
             _ => SCRUB_BUSY_PART,
         };
         let bytes = blocks * BLOCK_BYTES as u64 * part;

@@ -16,7 +16,7 @@ const MAIN: usize = 1;
 const SMALL_PERCENT: u64 = 10;
 
 /// Uses are counted up to this.
-const USES_MAX: u8 = 3;
+pub(super) const USES_MAX: u8 = 3;
 
 /// So many uses take a blob from the small queue to the main one.
 const USES_TO_STAY: u8 = 2;

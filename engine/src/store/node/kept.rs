@@ -123,8 +123,9 @@ impl LaneIndex {
         let log = loop {
             match Rc::try_unwrap(log) {
                 Ok(log) => break log,
-                Err(_) if reactor::core_here().is_none() => return,
+                Err(_) if reactor::core_here().is_none() => return forsake(&path),
                 Err(shared) if shared.clock.now() >= last => {
+                    forsake(&path);
                     tracing::warn!(%drive, %file_name, "the index is not kept, since somebody still reads by it: the next start makes it anew");
                     return;
                 }
@@ -142,6 +143,14 @@ impl LaneIndex {
                 tracing::warn!(%drive, %file_name, %error, "the index is not kept: the next start makes it anew");
             }
         }
+    }
+}
+
+/// Leaves the file to those who still have it before them: whoever opens that path gets another one.
+fn forsake(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        let file_name = path.display();
+        tracing::warn!(%file_name, %error, "the file of an index that is still read cannot be removed");
     }
 }
 

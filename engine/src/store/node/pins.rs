@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::error::StoreError;
+use super::super::log::yield_now;
 use super::super::types::{Form, Key, RealmId};
 use super::error::NodeError;
 use super::handle::NodeStore;
@@ -11,6 +12,9 @@ use super::seat::NodeDrive;
 use super::table::Table;
 use crate::clock::Moment;
 use crate::limits::PIN_TIME_MAX;
+
+/// Parts that are pinned in one go.
+const PINNED_AT_ONCE: u64 = 256;
 
 /// Until when a blob is pinned, and whether it is one in parts.
 type Pinned = (Moment, Form);
@@ -81,12 +85,17 @@ impl<D: NodeDrive> NodeStore<D> {
         key: &Key,
         time: Duration,
     ) -> Result<Option<Moment>, NodeError> {
-        let Some(manifest) = self.manifest(realm, key).await? else {
-            return Ok(None);
+        let manifest = match self.manifest(realm, key).await {
+            Ok(Some(manifest)) => manifest,
+            other => {
+                self.unpin_one(realm, *key).await?;
+                return other.map(|_| None);
+            }
         };
         let mut ends = None;
         let mut failed = Ok(());
-        for part in manifest.part_keys() {
+        for (at, part) in (1..).zip(manifest.part_keys()) {
+            give_way(at).await;
             match self.pin_one(realm, part, time).await {
                 // The first one ends first.
                 Ok(Some((until, _))) => ends = ends.or(Some(until)),
@@ -109,7 +118,8 @@ impl<D: NodeDrive> NodeStore<D> {
         if form == Some(Form::Manifest)
             && let Some(manifest) = self.manifest(realm, key).await?
         {
-            for part in manifest.part_keys() {
+            for (at, part) in (1..).zip(manifest.part_keys()) {
+                give_way(at).await;
                 self.unpin_one(realm, part).await?;
             }
         }
@@ -123,6 +133,13 @@ impl<D: NodeDrive> NodeStore<D> {
             self.heard(table, at, unpinned.await)
         };
         self.look(realm, key, ask).await
+    }
+}
+
+/// Lets others have their turns after so many parts, all of which may be on this core.
+async fn give_way(parts: u64) {
+    if parts.is_multiple_of(PINNED_AT_ONCE) {
+        yield_now().await;
     }
 }
 
