@@ -109,9 +109,9 @@ mod mapped {
         }
 
         fn advise(&self, advice: Advice) {
+            let (start, bytes) = (self.start.as_ptr().cast(), self.bytes());
             // SAFETY: the range is this mapping; neither advice used above changes what its bytes are.
-            let _ =
-                unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.bytes(), advice) };
+            let _ = unsafe { rustix::mm::madvise(start, bytes, advice) };
         }
 
         /// Waits until the file behind the mapping has its first `bytes`.

@@ -1,6 +1,6 @@
 //! The pins of a cache: which of its blobs are not evicted before a time, and what they take.
 //!
-//! Pinning, ending and asking take the time of a look-up, however many pins there are.
+//! Pinning and asking take the time of a look-up, however many pins there are; those whose time has passed go some at a time.
 
 use std::collections::BTreeSet;
 
