@@ -41,8 +41,12 @@ fn bytes(seed: u8, blocks: u64) -> Vec<u8> {
 }
 
 fn formatted() -> SimDrive {
-    let drive = SimDrive::new(Image::default(), SHAPE.drive_blocks);
-    run_one(SHAPE.format(&drive)).unwrap().unwrap();
+    formatted_as(SHAPE)
+}
+
+fn formatted_as(shape: Shape) -> SimDrive {
+    let drive = SimDrive::new(Image::default(), shape.drive_blocks);
+    run_one(shape.format(&drive)).unwrap().unwrap();
     drive
 }
 
@@ -198,9 +202,9 @@ fn nothing_is_read_where_nothing_is_to_be() {
 // ---- Compaction ---------------------------------------------------------------------------------------------------------
 
 /// Slabs that are mostly dead, on a drive that has little left.
-async fn scatter(log: &Log<SimDrive>) {
+async fn scatter(log: &Log<SimDrive>, blocks: u64) {
     for name in 0..16 {
-        put(log, name, 300).await;
+        put(log, name, blocks).await;
     }
     for name in 0..16 {
         if name % 4 != 0 {
@@ -208,7 +212,7 @@ async fn scatter(log: &Log<SimDrive>) {
         }
     }
     // Seals the last of them.
-    put(log, 100, 600).await;
+    put(log, 100, 2 * blocks).await;
 }
 
 #[test]
@@ -220,7 +224,7 @@ fn room_is_made_before_anybody_waits_for_it_and_at_a_rate() {
     };
     for (background, moves) in [(NOTHING, false), (compacts, true)] {
         with_log(&formatted(), background, async |log, world| {
-            scatter(log).await;
+            scatter(log, 300).await;
             let before = log.metrics().early_moved_blocks * BLOCK;
             for seconds in 1..=400u64 {
                 world.sleep(1_000_000_000).await;
@@ -249,7 +253,7 @@ fn whoever_waits_for_room_does_not_wait_for_a_rate() {
         ..NOTHING
     };
     with_log(&formatted(), compacts, async |log, _| {
-        scatter(log).await;
+        scatter(log, 300).await;
         let mut stored = 0;
         // A block a second would be an hour for each slab.
         for name in 120..140 {
@@ -267,6 +271,42 @@ fn whoever_waits_for_room_does_not_wait_for_a_rate() {
         assert!(stored > 4 && metrics.stat.blobs_moved > 0, "{metrics:?}");
         assert!(metrics.open_for < Duration::from_secs(5), "{metrics:?}");
     });
+}
+
+#[test]
+fn blobs_are_moved_with_memory_for_a_mib_of_them() {
+    let compacts = Background {
+        compaction_bytes_per_second: 1 << 20,
+        ..NOTHING
+    };
+    // In one piece; a MiB; one that is not full; several.
+    for (blocks, slab_blocks) in [
+        (255, 1024),
+        (256, 1024),
+        (300, 1024),
+        (512, 2048),
+        (600, 2048),
+    ] {
+        let shape = Shape {
+            drive_blocks: 8 * slab_blocks,
+            slab_blocks,
+            ..SHAPE
+        };
+        let drive = formatted_as(shape);
+        with_log(&drive, compacts, async |log, world| {
+            scatter(log, blocks).await;
+            let before = log.metrics().stat.blobs_moved;
+            drive.limit_buffers(1 << 20);
+            world.sleep(60_000_000_000).await;
+            let moved = log.metrics().stat.blobs_moved - before;
+            assert!(moved >= 2, "{blocks}: {:?}", log.metrics());
+            drive.limit_buffers(usize::MAX);
+            for name in (0..16).step_by(4) {
+                let read = log.read(REALM, &key(name), 0, u64::MAX).await;
+                assert_eq!(read, Ok(Some(bytes(name, blocks))));
+            }
+        });
+    }
 }
 
 // ---- Sizes --------------------------------------------------------------------------------------------------------------

@@ -16,15 +16,12 @@ use super::error::StoreError;
 use super::frame::Entry;
 use super::journal::{remember, ring_bell};
 use super::log::{Log, yield_now};
-use super::metrics::{ReadFor, Step, WrittenFor};
+use super::metrics::Step;
 use super::pace::Pace;
-use super::reading::check_window;
-use super::record::{Record, data_blocks};
+use super::record::Record;
 use super::recovery;
 use super::state::{Purpose, Queued, State};
-use super::trailer;
 use super::types::{BLOCK_BYTES, Position, RealmId};
-use super::window::Window;
 use crate::clock::Moment;
 use crate::limits::{EARLY_REST, EMPTY_PAUSE, EMPTY_TRIES, MOVES_AT_ONCE, STUCK_REST};
 
@@ -338,36 +335,12 @@ impl<D: Drive> Log<D> {
         record: &Record,
     ) -> Result<Option<Moving>, StoreError> {
         let began = self.metrics.now();
-        // Its slab is held for this blob only, so that it can go when all others are deleted meanwhile.
-        let (fingerprint, extent) = {
-            let state = self.state.borrow();
-            let fingerprint = state.keys.fingerprint(realm, &record.key);
-            if state.locate_quietly(fingerprint) != Some(record.location()) {
-                return Ok(None);
-            }
-            let slab = state
-                .slabs
-                .get(&(record.position.0 / self.layout.slab_blocks));
-            let slab = slab.ok_or_else(|| self.not_in_slab())?;
-            (fingerprint, slab.extent.clone())
+        let fingerprint = self.state.borrow().keys.fingerprint(realm, &record.key);
+        let Some((window, checksum)) = self.copy(realm, record).await? else {
+            return Ok(None);
         };
-        let slab_blocks = self.layout.slab_blocks;
-        let blocks = record.blocks();
-        let buf = self.drive.buffer(blocks as usize * BLOCK_BYTES)?;
-        let at = record.position.0 % slab_blocks;
-        let (mut buf, read) = self.read_for(ReadFor::Move, &extent, at, buf).await;
-        read?;
-        drop(extent);
-        check_window(record, buf.as_ref())?;
-        let taken = self.take_window(realm, blocks, Purpose::Compaction).await?;
-        let window = Window::new(self, taken);
         let position = window.taken.position;
         debug_assert!(position > record.position, "blobs move to later positions");
-        let checksum = move_window(record, buf.as_mut(), position);
-        let at = position.0 % slab_blocks;
-        let extent = &window.taken.extent;
-        let (_, written) = self.write_for(WrittenFor::Move, extent, at, buf).await;
-        written?;
         self.metrics.stepped(Step::Move, began, true);
         self.check_running()?;
         let (send, heard) = answer();
@@ -390,7 +363,7 @@ impl<D: Drive> Log<D> {
         self.enqueue(queued);
         let stat = &mut self.state.borrow_mut().stat;
         stat.blobs_moved += 1;
-        stat.blocks_moved += blocks;
+        stat.blocks_moved += record.blocks();
         Ok(Some(heard))
     }
 }
@@ -401,14 +374,4 @@ async fn settle(moving: &mut Vec<Moving>) -> Result<(), StoreError> {
         moved.await.unwrap_or(Err(StoreError::Closing))?;
     }
     Ok(())
-}
-
-/// Makes a window's bytes those of another position; the checksum for its record.
-fn move_window(record: &Record, window: &mut [u8], to: Position) -> u32 {
-    let data_bytes = data_blocks(record.length) as usize * BLOCK_BYTES;
-    let trailer = &mut window[data_bytes..];
-    match trailer.is_empty() {
-        true => record.checksum,
-        false => trailer::move_to(trailer, to),
-    }
 }

@@ -12,6 +12,7 @@ mod check;
 mod checkpoint;
 mod choice;
 mod compaction;
+mod copying;
 mod directory;
 mod drive;
 mod error;

@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::join::both;
 use super::log::Log;
 use super::metrics::{Operation, Outcome, ReadFor};
-use super::record::{Record, SMALL_BLOCKS, data_blocks};
+use super::record::{Record, SMALL_BLOCKS, data_blocks, trailer_blocks};
 use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Form, Key, Location, Position, RealmId};
 
@@ -357,26 +357,23 @@ pub(super) fn check_window(record: &Record, window: &[u8]) -> Result<(), StoreEr
     if trailer.is_empty() {
         return check_small(&record.key, location, record.checksum, data);
     }
-    check_small(&record.key, location, record.checksum, trailer).map_err(|error| match error {
-        StoreError::Damaged {
-            key,
-            blocks,
-            position,
-            expected,
-            found,
-            ..
-        } => StoreError::Damaged {
-            key,
-            block: count,
-            blocks,
-            position: Position(position.0 + count),
-            expected,
-            found,
-        },
-        error => error,
-    })?;
+    check_trailer(record, Crc32c::of(trailer))?;
     let blocks = Blocks { first: 0, count };
     check_large(&record.key, location, blocks, data, trailer)
+}
+
+/// Checks that the trailer of a blob's window, whose checksum is `found`, is the one its record speaks of.
+pub(super) fn check_trailer(record: &Record, found: Crc32c) -> Result<(), StoreError> {
+    let (expected, found) = (record.checksum, found.value());
+    if found == expected {
+        return Ok(());
+    }
+    let trailer = Blocks {
+        first: data_blocks(record.length),
+        count: trailer_blocks(record.length),
+    };
+    let location = record.location();
+    Err(damaged(&record.key, location, trailer, expected, found))
 }
 
 /// Checks a blob without a trailer.

@@ -6,10 +6,10 @@
 use oriel_ec::Crc32c;
 
 use super::directory::Owner;
-use super::drive::Drive;
+use super::drive::{Drive, DriveError};
 use super::error::{OpenError, StoreError};
 use super::log::Log;
-use super::reading::{Blocks, check_large, check_window, damaged};
+use super::reading::{Blocks, check_large, check_trailer, check_window};
 use super::record::{Record, data_blocks, trailer_blocks};
 use super::scan::read_directory;
 use super::trailer::TRAILER_CHECKSUMS;
@@ -230,6 +230,14 @@ pub(super) async fn check_record<D: Drive>(
         let (buf, read) = drive.read(extent, start + block, buf).await;
         read.map(|()| buf)
     };
+    check_by_steps(record, read).await
+}
+
+/// Checks a blob's window, of which `read` brings blocks, a MiB at a time.
+pub(super) async fn check_by_steps<B: AsRef<[u8]>>(
+    record: &Record,
+    read: impl AsyncFn(u64, u64) -> Result<B, DriveError>,
+) -> Result<(), StoreError> {
     if record.blocks() <= CHECK_STEP_BLOCKS {
         return check_window(record, read(0, record.blocks()).await?.as_ref());
     }
@@ -239,14 +247,7 @@ pub(super) async fn check_record<D: Drive>(
     for Blocks { first, count } in steps(trailer) {
         sum = sum.and(read(data + first, count).await?.as_ref());
     }
-    if sum.value() != record.checksum {
-        let all = Blocks {
-            first: data,
-            count: trailer,
-        };
-        let (expected, found) = (record.checksum, sum.value());
-        return Err(damaged(&record.key, location, all, expected, found));
-    }
+    check_trailer(record, sum)?;
     for blocks in steps(data) {
         let Blocks { first, count } = blocks;
         let bytes = read(first, count).await?;
@@ -259,7 +260,7 @@ pub(super) async fn check_record<D: Drive>(
 }
 
 /// So many blocks, a MiB at a time.
-fn steps(all: u64) -> impl Iterator<Item = Blocks> {
+pub(super) fn steps(all: u64) -> impl Iterator<Item = Blocks> {
     let firsts = (0..all).step_by(CHECK_STEP_BLOCKS as usize);
     firsts.map(move |first| Blocks {
         first,
