@@ -8,9 +8,9 @@
 mod store_spdk_support;
 
 use oriel_engine::store::*;
-use oriel_spdk::Subsystems;
 use oriel_spdk::bdev::IoKind;
 use oriel_spdk::bdev::create::{self, Fault, Kind};
+use oriel_spdk::{DmaBuf, Subsystems};
 use store_spdk_support::*;
 
 /// A store over an error-injecting device, on which the next requests of a kind fail: `break_it` meets the errors. Whether
@@ -202,6 +202,41 @@ fn a_drive_that_is_pulled_out_says_so_and_lets_go() {
                 assert_eq!(get(log, 1).await, Ok(Some(content(1, 100_000))));
             })
             .await;
+            create::delete(&sub, Kind::Aio, "file").await.unwrap();
+        },
+    );
+}
+
+/// All memory that SPDK may have is somebody's.
+fn all_memory() -> Vec<DmaBuf> {
+    let mut taken = Vec::new();
+    for bytes in [32 << 20, 1 << 20, 64 << 10, 4096, 64] {
+        while let Ok(some) = DmaBuf::zeroed(bytes, 64) {
+            taken.push(some);
+        }
+    }
+    taken
+}
+
+#[test]
+fn memory_that_is_used_up_for_a_moment_costs_no_drive() {
+    spdk(
+        "memory_that_is_used_up_for_a_moment_costs_no_drive",
+        async |sub| {
+            let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let path = directory.path().join("drive");
+            file_of(&path, 64 * MIB);
+            create::aio(&sub, "file", &path, 4096).await.unwrap();
+            let drive = formatted("file").await;
+            let free = drive.free_blocks();
+            let taken = all_memory();
+            for number in 1000..1004 {
+                let made = drive.create(ExtentName::Slab(number), 256).await;
+                drive.delete(made.unwrap()).await.unwrap();
+            }
+            assert_eq!(drive.free_blocks(), free);
+            drop(taken);
+            drive.close().await.unwrap();
             create::delete(&sub, Kind::Aio, "file").await.unwrap();
         },
     );

@@ -99,7 +99,7 @@ pub trait Drive {
     /// The extents there are.
     async fn extents(&self) -> Result<Vec<(ExtentName, Self::Extent)>, DriveError>;
 
-    /// Makes an extent. What is in it is undefined.
+    /// Makes an extent. What is in it is undefined. Nothing has been made when there was no room or no memory.
     async fn create(&self, name: ExtentName, blocks: u64) -> Result<Self::Extent, DriveError>;
 
     /// Deletes an extent.

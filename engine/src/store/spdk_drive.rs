@@ -22,6 +22,7 @@
 mod buffer;
 mod error;
 mod layout;
+mod metadata;
 mod node;
 mod places;
 
@@ -44,6 +45,7 @@ use buffer::IdleBuffers;
 pub use buffer::{SpdkBuf, SpdkPayload};
 pub use error::SpdkDriveError;
 use layout::{cluster_bytes, decode_name, encode_name};
+use metadata::MetadataMemory;
 use places::Places;
 
 /// Whose blobstores these are.
@@ -82,6 +84,7 @@ struct Inner {
     /// Extents that somebody holds.
     extents: RefCell<HashMap<BlobId, Weak<Open>>>,
     idle: Rc<IdleBuffers>,
+    metadata: MetadataMemory,
     /// Who waits for the device to be removed.
     watcher: RefCell<Option<Waker>>,
 }
@@ -203,9 +206,11 @@ impl SpdkDrive {
             })),
             extents: RefCell::default(),
             idle: Rc::default(),
+            metadata: MetadataMemory::default(),
             watcher: RefCell::default(),
             device,
         });
+        inner.metadata.keep();
         if watch.drive.set(Rc::downgrade(&inner)).is_err() {
             unreachable!("a watch is of one drive");
         }
@@ -276,6 +281,11 @@ impl Inner {
             None => return Err(self.gone()),
         };
         device.flush().await
+    }
+
+    /// Does something with extents, when there is memory for it.
+    async fn with_memory<T>(&self, operation: impl Future<Output = T>) -> Result<T, DriveError> {
+        self.metadata.with(&self.idle, operation).await
     }
 
     /// How to transfer those units of an extent without the blobstore, if they are in one place.
@@ -391,13 +401,15 @@ impl Drive for SpdkDrive {
             let extent = match held {
                 Some(open) => SpdkExtent(open),
                 None => {
-                    let opened = store.open(blob.id).await.map_err(failed)?;
+                    let opened = self.inner.with_memory(store.open(blob.id)).await?;
+                    let opened = opened.map_err(failed)?;
                     match self.inner.adopt(opened)? {
                         Ok(extent) => extent,
                         // Nobody will ever ask for what has no name.
                         Err(nameless) => {
                             nameless.close().await.map_err(failed)?;
-                            store.delete(blob.id).await.map_err(failed)?;
+                            let deleted = self.inner.with_memory(store.delete(blob.id)).await?;
+                            deleted.map_err(failed)?;
                             continue;
                         }
                     }
@@ -422,14 +434,16 @@ impl Drive for SpdkDrive {
             clusters: blocks.div_ceil(self.inner.blocks_per_cluster).max(1),
             xattrs: &[(XATTR, &value)],
         };
-        let id = store.create(blob).await.map_err(|error| match error {
+        let made = self.inner.with_memory(store.create(blob)).await?;
+        let id = made.map_err(|error| match error {
             blob::CreateError::NoSpace { .. } | blob::CreateError::NoMetadataPage => {
                 DriveError::NoRoom { blocks }
             }
             error => failed(error),
         })?;
         self.inner.flush().await?;
-        let blob = store.open(id).await.map_err(failed)?;
+        let opened = self.inner.with_memory(store.open(id)).await;
+        let blob = opened.map_err(failed)?.map_err(failed)?;
         // It has the attribute that it was made with.
         self.inner
             .adopt(blob)?
@@ -440,7 +454,8 @@ impl Drive for SpdkDrive {
         let store = self.inner.store()?;
         extent.0.close().await?;
         self.inner.extents.borrow_mut().remove(&extent.0.id);
-        store.delete(extent.0.id).await.map_err(failed)?;
+        let deleted = self.inner.with_memory(store.delete(extent.0.id)).await;
+        deleted.map_err(failed)?.map_err(failed)?;
         self.inner.flush().await
     }
 

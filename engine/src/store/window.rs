@@ -245,6 +245,8 @@ impl<D: Drive> Log<D> {
         let name = ExtentName::Slab(number);
         let extent = match self.drive.create(name, slab_blocks).await {
             Err(DriveError::NoRoom { .. }) => return Err(StoreError::Full),
+            // Nothing has been made, and whoever waits has memory to give back.
+            Err(error @ DriveError::NoMemory { .. }) => return Err(error.into()),
             made => Rc::new(made.map_err(|reason| self.stop(Vec::new(), reason))?),
         };
         let mut state = self.state.borrow_mut();

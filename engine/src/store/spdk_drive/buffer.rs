@@ -156,8 +156,7 @@ impl IdleBuffers {
             None => DmaBuf::zeroed(size, BLOCK_BYTES)
                 .or_else(|_| {
                     // Buffers of other sizes may be in the way.
-                    self.by_size.borrow_mut().clear();
-                    self.bytes.set(0);
+                    self.let_go();
                     DmaBuf::zeroed(size, BLOCK_BYTES)
                 })
                 .map_err(|_| DriveError::NoMemory { bytes })?,
@@ -167,6 +166,11 @@ impl IdleBuffers {
             bytes,
             idle: Rc::clone(self),
         })
+    }
+
+    pub(super) fn let_go(&self) {
+        self.by_size.borrow_mut().clear();
+        self.bytes.set(0);
     }
 
     fn keep(&self, dma: DmaBuf) {
