@@ -224,6 +224,14 @@ impl<D: NodeDrive> NodeStore<D> {
         put.check_part(number, commit.length)?;
         let entered = put.enter(number)?;
         let realm = put.parted.realm;
+        // Before the window is used up: whoever is told that memory is short tries again.
+        let read_again = match commit.kind {
+            KeyKind::Name => None,
+            KeyKind::Content => {
+                let step = window_blocks(commit.length) as usize * BLOCK_BYTES;
+                Some(D::payload(step.min(HASH_STEP)).map_err(NodeError::Memory)?)
+            }
+        };
         let (key, role) = put.parted.begin_part(number);
         let of_part = Commit {
             key,
@@ -238,9 +246,9 @@ impl<D: NodeDrive> NodeStore<D> {
             key: put.parted.key,
             number: number.into(),
         })?;
-        let subtree = match commit.kind {
-            KeyKind::Name => None,
-            KeyKind::Content => Some(self.hash_part(put, number, length).await?),
+        let subtree = match read_again {
+            None => None,
+            Some(payload) => Some(self.hash_part(put, number, length, payload).await?),
         };
         let there = There { length, subtree };
         entered.inner().there.insert(number, there);
@@ -253,13 +261,12 @@ impl<D: NodeDrive> NodeStore<D> {
         put: &PartsPut<D>,
         number: u16,
         length: u64,
+        mut payload: D::Payload,
     ) -> Result<ChainingValue, NodeError> {
         let Parted { realm, key, .. } = put.parted;
         let part = put.parted.part_key(number);
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(u64::from(number) * put.part_bytes());
-        let step = (window_blocks(length) as usize * BLOCK_BYTES).min(HASH_STEP);
-        let mut payload = D::payload(step).map_err(NodeError::Memory)?;
         let mut offset = 0;
         while offset < length {
             let (back, read) = self.read_one_into(realm, &part, offset, payload).await;
