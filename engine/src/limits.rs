@@ -157,6 +157,12 @@ pub const STUCK_REST: Duration = Duration::from_secs(1);
 /// While others use the drive, a scrub goes at one part in so many of its rate.
 pub const SCRUB_BUSY_PART: u64 = 4;
 
+/// Blobs that reads have found damaged and that wait for another look.
+pub const SUSPECTS_MAX: usize = 64;
+
+/// Bytes of these that are read in a second at most where nothing is scrubbed.
+pub const SUSPECT_BYTES_PER_SECOND: u64 = 16 << 20;
+
 /// Blobs that cannot be moved between drives, of which the log says why.
 pub(crate) const STUCK_TOLD_MAX: usize = 100;
 

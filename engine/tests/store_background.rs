@@ -7,6 +7,7 @@ mod store_sim;
 
 use std::time::Duration;
 
+use oriel_engine::limits::SUSPECTS_MAX;
 use oriel_engine::store::*;
 use store_sim::api::Shape;
 use store_sim::drive::SimDrive;
@@ -157,6 +158,151 @@ fn rot_is_found_by_itself_and_not_served_any_more() {
             assert_eq!(log.metrics().quarantined_blobs, 0);
         });
     }
+}
+
+/// Nothing waits any more for another look.
+async fn looked_at(world: &World) {
+    world.sleep(HOUR).await;
+}
+
+#[test]
+fn what_a_read_finds_damaged_is_not_served_any_more() {
+    let (drive, locations) = filled();
+    let large = locations[1].position.0;
+    // The small one, blocks of the large one, and checksums behind it: where it is rotten, and where it is read.
+    let cases = [
+        (1, locations[0].position.0, 0),
+        (2, large, 0),
+        (2, large + 599, 599),
+        (2, large + 600, 7),
+    ];
+    for (name, block, read_at) in cases {
+        for by_position in [false, true] {
+            with_log(&rotten(&drive, block), NOTHING, async |log, world| {
+                let (key, offset) = (key(name), read_at * BLOCK);
+                let location = log.locate(REALM, &key).unwrap();
+                let position = Position(location.position.0 + read_at);
+                let read = async || match by_position {
+                    false => log.read(REALM, &key, offset, 1).await.map(drop),
+                    true => {
+                        let read = log.read_position(REALM, position, log_buffer());
+                        read.await.1
+                    }
+                };
+                // Two come upon it before it is looked at again; other blocks of it are good until then.
+                if name == 2 && block != large + 600 {
+                    let other = log.read(REALM, &key, 300 * BLOCK, 1).await;
+                    assert_eq!(other.unwrap().unwrap().len(), 1);
+                }
+                for _ in 0..2 {
+                    let found = read().await;
+                    match by_position {
+                        false => assert!(matches!(found, Err(StoreError::Damaged { .. }))),
+                        true => assert!(matches!(found, Err(StoreError::DamagedWindow { .. }))),
+                    }
+                }
+                assert_eq!(log.metrics().quarantined_blobs, 0);
+                looked_at(world).await;
+                let metrics = log.metrics();
+                let scrub = metrics.scrub;
+                assert_eq!((scrub.blobs, scrub.damaged_blobs, scrub.rounds), (1, 1, 0));
+                assert_eq!((scrub.unreadable, metrics.quarantined_blobs), (0, 1));
+                // All of it, and whoever asks.
+                let again = log.read(REALM, &key, 300 * BLOCK, 1).await;
+                let position = location.position;
+                assert_eq!(again, Err(StoreError::Quarantined { key, position }));
+                assert!(log.describe(REALM, &key).is_err());
+                assert!(read().await.is_err());
+                for (other, blocks) in BLOBS.into_iter().filter(|(other, _)| *other != name) {
+                    let read = log.read(REALM, &self::key(other), 0, u64::MAX).await;
+                    assert_eq!(read, Ok(Some(bytes(other, blocks))));
+                }
+                looked_at(world).await;
+                assert_eq!(log.metrics().scrub, scrub, "it is looked at once");
+            });
+        }
+    }
+}
+
+fn log_buffer() -> Vec<u8> {
+    vec![0; BLOCK_BYTES]
+}
+
+#[test]
+fn what_has_gone_since_a_read_found_it_damaged_leaves_no_quarantine_behind() {
+    let (drive, locations) = filled();
+    let drive = rotten(&drive, locations[0].position.0);
+    with_log(&drive, NOTHING, async |log, world| {
+        let position = locations[0].position;
+        let read = log.read(REALM, &key(1), 0, 1).await;
+        assert!(matches!(read, Err(StoreError::Damaged { .. })));
+        assert_eq!(log.delete(REALM, key(1)).await, Ok(true));
+        put(log, 1, 2).await;
+        looked_at(world).await;
+        // The window answers until its slab goes, and is nobody's blob any more.
+        let (_, read) = log.read_position(REALM, position, log_buffer()).await;
+        assert!(matches!(read, Err(StoreError::DamagedWindow { .. })));
+        looked_at(world).await;
+        let metrics = log.metrics();
+        assert_eq!(
+            (metrics.scrub.damaged_blobs, metrics.quarantined_blobs),
+            (0, 0)
+        );
+        let read = log.read(REALM, &key(1), 0, u64::MAX).await;
+        assert_eq!(read, Ok(Some(bytes(1, 2))));
+    });
+}
+
+#[test]
+fn without_the_memory_to_look_nothing_is_put_into_quarantine() {
+    let (drive, locations) = filled();
+    let drive = rotten(&drive, locations[1].position.0);
+    with_log(&drive, NOTHING, async |log, world| {
+        let read = async || log.read(REALM, &key(2), 0, 1).await;
+        drive.limit_buffers(2 * BLOCK_BYTES);
+        assert!(matches!(read().await, Err(StoreError::Damaged { .. })));
+        looked_at(world).await;
+        let metrics = log.metrics();
+        assert_eq!(
+            (metrics.scrub.unreadable, metrics.quarantined_blobs),
+            (0, 0)
+        );
+        // The next read that finds it has it looked at again.
+        drive.limit_buffers(usize::MAX);
+        assert!(matches!(read().await, Err(StoreError::Damaged { .. })));
+        looked_at(world).await;
+        assert!(matches!(read().await, Err(StoreError::Quarantined { .. })));
+    });
+}
+
+#[test]
+fn more_damage_than_is_kept_in_mind_is_found_when_it_is_read_again() {
+    let names = 0..SUSPECTS_MAX as u8 + 9;
+    let mut drive = formatted();
+    with_log(&drive, NOTHING, async |log, _| {
+        for name in names.clone() {
+            put(log, name, 1).await;
+        }
+    });
+    let mut positions = Vec::new();
+    with_log(&drive, NOTHING, async |log, _| {
+        let place = |name| log.locate(REALM, &key(name)).unwrap().position.0;
+        positions.extend(names.clone().map(place));
+    });
+    for position in positions {
+        drive = rotten(&drive, position);
+    }
+    with_log(&drive, NOTHING, async |log, world| {
+        for expected in [SUSPECTS_MAX as u64, names.len() as u64] {
+            for name in names.clone() {
+                let read = log.read(REALM, &key(name), 0, 1).await;
+                assert!(read.is_err(), "{name}");
+            }
+            looked_at(world).await;
+            assert_eq!(log.metrics().quarantined_blobs, expected);
+            assert_eq!(log.metrics().scrub.damaged_blobs, expected);
+        }
+    });
 }
 
 #[test]

@@ -7,6 +7,10 @@
 
 mod store_spdk_support;
 
+use std::path::Path;
+use std::time::Duration;
+
+use oriel_engine::clock::Clock;
 use oriel_engine::store::*;
 use oriel_spdk::Subsystems;
 use oriel_spdk::bdev::OpenError as DeviceError;
@@ -100,6 +104,77 @@ fn blobs_are_found_again_in_a_file() {
         // Another device on the same file, as after a restart of the program.
         create::aio(&sub, "again", &path, 4096).await.unwrap();
         with_log("again", async |log| assert_eq!(log.stat().blobs, 0)).await;
+        create::delete(&sub, Kind::Aio, "again").await.unwrap();
+    });
+}
+
+/// A bit of the first block that has nothing but these bytes is another one from now on.
+fn damage(path: &Path, byte: u8) {
+    let mut content = std::fs::read(path).unwrap();
+    let mut blocks = content.chunks_exact_mut(BLOCK_BYTES);
+    let is_its = |block: &&mut [u8]| block.iter().all(|other| *other == byte);
+    let block = blocks.find(is_its).expect("the blob is there");
+    block[77] ^= 0x10;
+    std::fs::write(path, content).unwrap();
+}
+
+#[test]
+fn what_a_read_finds_damaged_is_looked_at_and_put_into_quarantine() {
+    let name = "what_a_read_finds_damaged_is_looked_at_and_put_into_quarantine";
+    spdk(name, async |sub| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("drive");
+        file_of(&path, 64 * MIB);
+        create::aio(&sub, "file", &path, 4096).await.unwrap();
+        formatted("file").await.close().await.unwrap();
+        // A small one, and one with checksums behind it.
+        let blobs = [(1, 2), (2, 30), (3, 2)];
+        let content = |number: u64, blocks: usize| vec![0xa0 + number as u8; blocks * BLOCK_BYTES];
+        with_log("file", async |log| {
+            for (number, blocks) in blobs {
+                let bytes = content(number, blocks);
+                assert_eq!(put(log, number, &bytes).await, Ok(Put::Created));
+            }
+        })
+        .await;
+        create::delete(&sub, Kind::Aio, "file").await.unwrap();
+        for number in [1, 2] {
+            damage(&path, 0xa0 + number);
+        }
+        create::aio(&sub, "again", &path, 4096).await.unwrap();
+        let clock = Clock::manual();
+        let options = OpenOptions {
+            clock: clock.clone(),
+            background: Background {
+                scrub_bytes_per_second: 0,
+                ..Background::default()
+            },
+            ..options()
+        };
+        let drive = SpdkDrive::load("again").await.unwrap();
+        let (log, _) = open_on(&drive, &options).await.unwrap();
+        let work = async {
+            for number in [1, 2] {
+                let mut reads = 0;
+                // The first of them says it, and the others until it was looked at.
+                while let Err(StoreError::Damaged { .. }) = get(&log, number).await {
+                    reads += 1;
+                    clock.advance(Duration::from_secs(1));
+                }
+                let last = get(&log, number).await;
+                let is_kept = matches!(last, Err(StoreError::Quarantined { .. }));
+                assert!(is_kept && reads > 0, "{reads} {last:?}");
+            }
+            let metrics = log.metrics();
+            let scrub = metrics.scrub;
+            assert_eq!((scrub.damaged_blobs, scrub.unreadable), (2, 0));
+            assert_eq!(metrics.quarantined_blobs, 2);
+            assert_eq!(get(&log, 3).await, Ok(Some(content(3, 2))));
+            log.close();
+        };
+        both(work, log.run()).await.1.unwrap();
+        drop(log);
+        drive.close().await.unwrap();
         create::delete(&sub, Kind::Aio, "again").await.unwrap();
     });
 }

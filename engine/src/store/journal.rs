@@ -62,7 +62,8 @@ impl<D: Drive> Log<D> {
             self.make_slabs(Purpose::Clients),
             self.make_slabs(Purpose::Compaction),
         );
-        let own = both(self.compact(), both(self.scrub_rounds(), self.reclaim()));
+        let scrubs = both(self.scrub_rounds(), self.look_at_suspects());
+        let own = both(self.compact(), both(scrubs, self.reclaim()));
         let beside = both(both(self.maintain(), own), slabs);
         let journal = both(self.write_journal(), self.verify_index());
         let ((journal, verified), ((maintenance, (compaction, _)), _)) =
@@ -372,7 +373,7 @@ impl<D: Drive> Log<D> {
             self.is_deleting.set(true);
             return Rc::into_inner(extent).map(Chore::Delete);
         }
-        let comes_back = self.scrubbing.is_reading.get() && !state.forgotten.is_empty();
+        let comes_back = self.scrubbing.is_reading() && !state.forgotten.is_empty();
         if self.journal_ended.get() && !comes_back {
             return Some(Chore::End);
         }

@@ -30,6 +30,7 @@ use super::recovery::OpenOptions;
 use super::scrub::Scrubbing;
 use super::stamp::Stamp;
 use super::state::{Purpose, Queued, Realm, State};
+use super::suspects::Suspects;
 use super::types::{BLOCK_BYTES, Key, KeyKind, Location, RealmId, StoreId};
 use super::window::{Claim, Window};
 use crate::clock::Clock;
@@ -134,6 +135,7 @@ pub struct Log<D: Drive> {
     /// Compaction ahead of time, and scrubs.
     pub(super) early: Early,
     pub(super) scrubbing: Scrubbing,
+    pub(super) suspects: Suspects,
     pub(super) scrub_bell: RefCell<Option<Waker>>,
     pub(super) reclaim_bell: RefCell<Option<Waker>>,
     /// Changes in the frame that is being written.
@@ -189,6 +191,7 @@ impl<D: Drive> Log<D> {
             emptying: Cell::new(None),
             early: Early::default(),
             scrubbing: Scrubbing::default(),
+            suspects: Suspects::default(),
             scrub_bell: RefCell::new(None),
             reclaim_bell: RefCell::new(None),
             in_frame: Cell::new(0),

@@ -50,6 +50,7 @@ mod snapshot;
 mod spdk_drive;
 mod stamp;
 mod state;
+mod suspects;
 mod trailer;
 mod trust;
 mod types;

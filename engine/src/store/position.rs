@@ -241,11 +241,14 @@ impl<D: Drive> Log<D> {
         if data <= SMALL_BLOCKS {
             let check = |bytes: &[u8]| match Crc32c::of(bytes).value() {
                 found if found == held.checksum => Ok(()),
-                found => Err(StoreError::DamagedWindow {
-                    position: start,
-                    expected: held.checksum,
-                    found,
-                }),
+                found => {
+                    self.suspect(start);
+                    Err(StoreError::DamagedWindow {
+                        position: start,
+                        expected: held.checksum,
+                        found,
+                    })
+                }
             };
             if count == whole {
                 let window = ReadFor::Window;
@@ -312,6 +315,7 @@ impl<D: Drive> Log<D> {
             let index = (first + of_data).saturating_sub(data) as u32;
             check_trailer(of_trailer, start, data, index)
         });
+        let checked = checked.inspect_err(|_| self.suspect(start));
         (buf, checked)
     }
 }

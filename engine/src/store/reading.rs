@@ -291,7 +291,8 @@ impl<D: Drive> Log<D> {
             let checksum = slab.checksum(found.start as u32);
             checksum.ok_or_else(|| self.not_in_slab())?
         };
-        check_small(key, found.location, checksum, bytes)?;
+        check_small(key, found.location, checksum, bytes)
+            .inspect_err(|_| self.suspect(found.location.position))?;
         Ok(Filled::Good)
     }
 
@@ -324,6 +325,7 @@ impl<D: Drive> Log<D> {
             return (buf, Err(error.into()));
         }
         let checked = check_large(key, found.location, blocks, buf.as_ref(), trailer.as_ref());
+        let checked = checked.inspect_err(|_| self.suspect(found.location.position));
         (buf, checked)
     }
 }

@@ -32,7 +32,7 @@ use super::record::{Record, data_blocks, trailer_blocks};
 use super::trailer::TRAILER_CHECKSUMS;
 use super::types::{BLOCK_BYTES, Position, RealmId};
 use crate::clock::Moment;
-use crate::limits::{CHECK_STEP_BLOCKS, SCRUB_BUSY_PART};
+use crate::limits::{CHECK_STEP_BLOCKS, SCRUB_BUSY_PART, SUSPECT_BYTES_PER_SECOND};
 
 /// How far it is.
 #[derive(Default)]
@@ -49,8 +49,15 @@ pub(super) struct Scrubbing {
     /// Whether other cores were reading when they were last looked at, and blocks that were scrubbed since.
     is_read_elsewhere: Cell<bool>,
     unlooked: Cell<u64>,
-    /// A blob is being read, and its slab with it not given back.
-    pub(super) is_reading: Cell<bool>,
+    /// Blobs that are being read, whose slabs are not given back meanwhile.
+    reading: Cell<u64>,
+}
+
+impl Scrubbing {
+    /// Whether a slab may be kept by it that is to be given back.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.get() > 0
+    }
 }
 
 fn add_one(cell: &Cell<u64>) {
@@ -58,7 +65,7 @@ fn add_one(cell: &Cell<u64>) {
 }
 
 /// How a blob was found.
-enum Found {
+pub(super) enum Found {
     Whole,
     Damaged(StoreError),
     Unreadable(StoreError),
@@ -158,29 +165,8 @@ impl<D: Drive> Log<D> {
     }
 
     async fn scrub_slab(&self, number: u64) {
-        // The list of its blobs is read for it, too.
-        self.keep_scrub_pace(CHECK_STEP_BLOCKS).await;
-        if self.rests() {
+        let Some((realm, records)) = self.records_to_scrub(number, Position(0)).await else {
             return;
-        }
-        self.scrubbing.is_reading.set(true);
-        let records = self.live_records(number, Position(0)).await;
-        self.stop_reading();
-        let records = match records {
-            Ok(records) => records,
-            Err(StoreError::Drive(DriveError::NoMemory { bytes })) => {
-                tracing::warn!(slab = number, bytes, "no memory to look at a slab");
-                return;
-            }
-            Err(error) => {
-                add_one(&self.scrubbing.unreadable);
-                tracing::error!(slab = number, %error, "a slab cannot be looked at");
-                return;
-            }
-        };
-        let realm = match self.state.borrow().slabs.get(&number) {
-            Some(slab) => slab.realm,
-            None => return,
         };
         for record in records {
             let began = self.clock.now();
@@ -192,7 +178,39 @@ impl<D: Drive> Log<D> {
         }
     }
 
-    fn note(&self, realm: RealmId, record: &Record, found: Found, began: Moment) {
+    /// The blobs of a slab from a position on, if their list can be read.
+    pub(super) async fn records_to_scrub(
+        &self,
+        number: u64,
+        from: Position,
+    ) -> Option<(RealmId, Vec<Record>)> {
+        // The list is read for it, too.
+        self.keep_scrub_pace(CHECK_STEP_BLOCKS).await;
+        if self.rests() {
+            return None;
+        }
+        add_one(&self.scrubbing.reading);
+        let records = self.live_records(number, from).await;
+        self.stop_reading();
+        match records {
+            Ok(records) => {
+                let state = self.state.borrow();
+                let slab = state.slabs.get(&number);
+                slab.map(|slab| (slab.realm, records))
+            }
+            Err(StoreError::Drive(DriveError::NoMemory { bytes })) => {
+                tracing::warn!(slab = number, bytes, "no memory to look at a slab");
+                None
+            }
+            Err(error) => {
+                add_one(&self.scrubbing.unreadable);
+                tracing::error!(slab = number, %error, "a slab cannot be looked at");
+                None
+            }
+        }
+    }
+
+    pub(super) fn note(&self, realm: RealmId, record: &Record, found: Found, began: Moment) {
         let position = record.position;
         let key = record.key;
         let is_whole = matches!(found, Found::Whole);
@@ -235,7 +253,11 @@ impl<D: Drive> Log<D> {
             _ => SCRUB_BUSY_PART,
         };
         let bytes = blocks * BLOCK_BYTES as u64 * part;
-        let rate = self.background.scrub_bytes_per_second;
+        let rate = match self.background.scrub_bytes_per_second {
+            // Only what a read has asked for is looked at then.
+            0 => SUSPECT_BYTES_PER_SECOND,
+            rate => rate,
+        };
         let begin = self.scrubbing.pace.plan(self.clock.now(), bytes, rate);
         self.wait_until(begin, &self.scrub_bell, || self.rests())
             .await;
@@ -255,7 +277,7 @@ impl<D: Drive> Log<D> {
     }
 
     /// Looks at a blob, a MiB at a time.
-    async fn scrub_blob(&self, realm: RealmId, record: &Record) -> Found {
+    pub(super) async fn scrub_blob(&self, realm: RealmId, record: &Record) -> Found {
         let blocks = record.blocks();
         if blocks <= CHECK_STEP_BLOCKS {
             self.keep_scrub_pace(blocks).await;
@@ -298,7 +320,7 @@ impl<D: Drive> Log<D> {
         let Some(extent) = self.extent_of(realm, record) else {
             return Found::Gone;
         };
-        self.scrubbing.is_reading.set(true);
+        add_one(&self.scrubbing.reading);
         let checked = check(&extent).await;
         drop(extent);
         self.stop_reading();
@@ -317,7 +339,8 @@ impl<D: Drive> Log<D> {
 
     /// A slab that was to be given back waits for its readers.
     fn stop_reading(&self) {
-        self.scrubbing.is_reading.set(false);
+        let reading = &self.scrubbing.reading;
+        reading.set(reading.get() - 1);
         if !self.state.borrow().forgotten.is_empty() {
             self.ring_maintenance();
             self.tell_of_room();

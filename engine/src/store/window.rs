@@ -319,7 +319,7 @@ impl<D: Drive> Log<D> {
                     || self.is_checkpointing.get()
                     || !state.retired.is_empty()
                     || !state.forgotten.iter().all(is_read)
-                    || (self.scrubbing.is_reading.get() && !state.forgotten.is_empty());
+                    || (self.scrubbing.is_reading() && !state.forgotten.is_empty());
                 let compacts = || purpose == Purpose::Clients && self.wants_compaction(&state);
                 if comes_back || compacts() {
                     if !state.retired.is_empty() {

@@ -253,6 +253,8 @@ impl Simulation {
             }),
             Err(StoreError::Damaged { position, .. }) => {
                 self.note(|report| report.damaged += 1);
+                // Another look is on its way.
+                self.quarantined.borrow_mut().insert(number);
                 let slab_blocks = self.plan.shape.slab_blocks;
                 let (slab, block) = (position.0 / slab_blocks, position.0 % slab_blocks);
                 // A blob without a trailer has one checksum for all of its blocks, and the first one is named.

@@ -220,6 +220,7 @@ impl Simulation {
 
     pub(super) fn may_be_quarantined(&self, number: usize) -> bool {
         let scrubs_itself = self.plan.background.scrub_bytes_per_second > 0;
+        // What a read finds damaged is put there, too.
         self.scrubs.get() > 0
             || (scrubs_itself && self.plan.faults.corrupt())
             || self.quarantined.borrow().contains(&number)
