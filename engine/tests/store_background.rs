@@ -455,6 +455,37 @@ fn blobs_are_moved_with_memory_for_a_mib_of_them() {
     }
 }
 
+#[test]
+fn slabs_that_cannot_be_emptied_for_a_moment_are_tried_again() {
+    let drive = formatted();
+    with_log(&drive, NOTHING, async |log, world| {
+        scatter(log, 300).await;
+        let window = 300 * BLOCK;
+        let fill = async || {
+            let mut windows = Vec::new();
+            loop {
+                match log.reserve(REALM, window).await {
+                    Ok(reserved) => windows.push(reserved),
+                    Err(error) => return (windows, error),
+                }
+            }
+        };
+        // Blobs cannot be copied: whoever waits is told at last.
+        drive.limit_buffers(BLOCK_BYTES);
+        let (first, error) = fill().await;
+        assert_eq!(error, StoreError::Full);
+        assert_eq!(log.metrics().stat.blobs_moved, 0);
+        drive.limit_buffers(usize::MAX);
+        assert_eq!(log.reserve(REALM, window).await, Err(StoreError::Full));
+        world.sleep(2_000_000_000).await;
+        let (second, error) = fill().await;
+        assert_eq!(error, StoreError::Full);
+        let moved = log.metrics().stat.blobs_moved;
+        assert!(moved > 0 && second.len() > 2, "{moved} {}", second.len());
+        assert!(!first.is_empty());
+    });
+}
+
 // ---- Sizes --------------------------------------------------------------------------------------------------------------
 
 #[test]
