@@ -88,4 +88,4 @@ pub use spdk_drive::{SpdkBuf, SpdkDrive, SpdkDriveError, SpdkExtent, SpdkPayload
 pub use types::{
     BLOCK_BYTES, Form, Key, KeyKind, Location, Position, RealmId, SlabNumber, StoreId,
 };
-pub use walk::{Damage, Listed, Page, Scrubbed};
+pub use walk::{Listed, Page};

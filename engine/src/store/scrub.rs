@@ -27,10 +27,9 @@ use super::journal::{remember, ring_bell};
 use super::log::Log;
 use super::metrics::{ReadFor, ScrubMetrics, Step};
 use super::pace::{Background, Pace};
-use super::reading::{Blocks, check_large, check_window};
-use super::record::{Record, data_blocks, trailer_blocks};
-use super::trailer::TRAILER_CHECKSUMS;
+use super::record::Record;
 use super::types::{BLOCK_BYTES, Position, RealmId};
+use super::walk::check_by_steps;
 use crate::clock::Moment;
 use crate::limits::{CHECK_STEP_BLOCKS, SCRUB_BUSY_PART, SUSPECT_BYTES_PER_SECOND};
 
@@ -276,60 +275,31 @@ impl<D: Drive> Log<D> {
         slab.map(|slab| slab.extent.clone())
     }
 
-    /// Looks at a blob, a MiB at a time.
+    /// Looks at a blob, a MiB at a time. Its slab is held for each of these, so that it can go when the blob does.
     pub(super) async fn scrub_blob(&self, realm: RealmId, record: &Record) -> Found {
-        let blocks = record.blocks();
-        if blocks <= CHECK_STEP_BLOCKS {
+        let start = record.position.0 % self.layout.slab_blocks;
+        let read = async |block, blocks| {
             self.keep_scrub_pace(blocks).await;
-            return self
-                .scrub_part(realm, record, 0, blocks, async |extent| {
-                    let at = record.position.0 % self.layout.slab_blocks;
-                    let window = self.read_part(extent, at, blocks).await?;
-                    check_window(record, window.as_ref())
-                })
-                .await;
-        }
-        let all = data_blocks(record.length);
-        let mut first = 0;
-        while first < all {
-            let count = CHECK_STEP_BLOCKS.min(all - first);
-            self.keep_scrub_pace(count).await;
-            let found = self.scrub_part(realm, record, first, count, async |extent| {
-                self.check_part(extent, record, Blocks { first, count })
-                    .await
-            });
-            match found.await {
-                Found::Whole => first += count,
-                other => return other,
+            if self.rests() {
+                return Err(StoreError::Closing);
             }
-        }
-        Found::Whole
-    }
-
-    async fn scrub_part(
-        &self,
-        realm: RealmId,
-        record: &Record,
-        first: u64,
-        count: u64,
-        check: impl AsyncFnOnce(&D::Extent) -> Result<(), StoreError>,
-    ) -> Found {
-        if self.rests() {
-            return Found::Gone;
-        }
-        let Some(extent) = self.extent_of(realm, record) else {
-            return Found::Gone;
+            let Some(extent) = self.extent_of(realm, record) else {
+                return Err(StoreError::NoWindow {
+                    position: record.position,
+                });
+            };
+            add_one(&self.scrubbing.reading);
+            let read = self.read_part(&extent, start + block, blocks).await;
+            drop(extent);
+            self.stop_reading();
+            read
         };
-        add_one(&self.scrubbing.reading);
-        let checked = check(&extent).await;
-        drop(extent);
-        self.stop_reading();
-        match checked {
+        match check_by_steps(record, read).await {
             Ok(()) => Found::Whole,
             // What is wrong with a blob that has gone meanwhile does not matter.
-            Err(_) if self.extent_of(realm, record).is_none() => Found::Gone,
+            Err(_) if self.rests() || self.extent_of(realm, record).is_none() => Found::Gone,
             Err(StoreError::Drive(DriveError::NoMemory { bytes })) => {
-                tracing::warn!(bytes, first, count, "no memory to look at a blob");
+                tracing::warn!(bytes, "no memory to look at a blob");
                 Found::Gone
             }
             Err(error @ StoreError::Damaged { .. }) => Found::Damaged(error),
@@ -357,33 +327,6 @@ impl<D: Drive> Log<D> {
         let (buf, read) = self.read_for(ReadFor::Scrub, extent, at, buf).await;
         read?;
         Ok(buf)
-    }
-
-    /// Some blocks of a blob with a trailer.
-    async fn check_part(
-        &self,
-        extent: &D::Extent,
-        record: &Record,
-        blocks: Blocks,
-    ) -> Result<(), StoreError> {
-        let start = record.position.0 % self.layout.slab_blocks;
-        let Blocks { first, count } = blocks;
-        let data = self.read_part(extent, start + first, count).await?;
-        let (of_first, of_last) = (
-            first / TRAILER_CHECKSUMS,
-            (first + count - 1) / TRAILER_CHECKSUMS,
-        );
-        debug_assert!(of_last < trailer_blocks(record.length));
-        let at = start + data_blocks(record.length) + of_first;
-        let trailer = self.read_part(extent, at, of_last - of_first + 1).await?;
-        let location = record.location();
-        check_large(
-            &record.key,
-            location,
-            blocks,
-            data.as_ref(),
-            trailer.as_ref(),
-        )
     }
 
     pub(super) fn ring_scrub(&self) {

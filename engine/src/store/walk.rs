@@ -1,4 +1,4 @@
-//! Going through all blobs by their places: listing them, and looking whether they are still whole.
+//! Going through all blobs by their places: listing them, and looking whether one is still whole.
 //!
 //! Blobs are shown in the order of their positions. Positions are never used twice and moves go to later ones, so a walk in
 //! steps misses no blob that is there all the time; one that is moved meanwhile may be shown twice.
@@ -6,7 +6,7 @@
 use oriel_ec::Crc32c;
 
 use super::directory::Owner;
-use super::drive::{Drive, DriveError};
+use super::drive::Drive;
 use super::error::{OpenError, StoreError};
 use super::log::Log;
 use super::reading::{Blocks, check_large, check_trailer, check_window};
@@ -34,32 +34,6 @@ pub struct Page {
     pub next: Option<Position>,
 }
 
-/// A blob whose bytes are not what was written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Damage {
-    /// Whose it is.
-    pub realm: RealmId,
-    /// Its key.
-    pub key: Key,
-    /// What was found.
-    pub error: StoreError,
-}
-
-/// What a step of a scrub found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Scrubbed {
-    /// Blobs that were read.
-    pub blobs: u64,
-    /// Blocks of their windows.
-    pub blocks: u64,
-    /// Those that are damaged.
-    pub damaged: Vec<Damage>,
-    /// Why slabs could not be looked at.
-    pub unreadable: Vec<StoreError>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Position>,
-}
-
 impl<D: Drive> Log<D> {
     /// Blobs of a realm from a position on, up to `most` of them.
     pub async fn list(
@@ -71,8 +45,8 @@ impl<D: Drive> Log<D> {
         self.check_realm(realm)?;
         self.trusted().await?;
         let mut blobs = Vec::new();
-        let mut number = Some(from.0 / self.layout.slab_blocks);
-        while let Some(at) = self.next_slab(number, Some(realm)) {
+        let mut number = from.0 / self.layout.slab_blocks;
+        while let Some(at) = self.next_slab(number, realm) {
             for record in self.live_records(at, from).await? {
                 if record.role.form() == Form::Part {
                     continue;
@@ -89,73 +63,16 @@ impl<D: Drive> Log<D> {
                     },
                 });
             }
-            number = Some(at + 1);
+            number = at + 1;
         }
         Ok(Page { blobs, next: None })
     }
 
-    /// Reads blobs of all realms from a position on and checks them, until so many blocks were read. A blob that is
-    /// damaged is not served any more, unless a later scrub finds it whole. Slabs whose directories cannot be read are passed
-    /// over, and said to be.
-    pub async fn scrub(&self, from: Position, blocks: u64) -> Result<Scrubbed, StoreError> {
-        self.trusted().await?;
-        let mut found = Scrubbed {
-            blobs: 0,
-            blocks: 0,
-            damaged: Vec::new(),
-            unreadable: Vec::new(),
-            next: None,
-        };
-        let mut number = Some(from.0 / self.layout.slab_blocks);
-        while let Some(at) = self.next_slab(number, None) {
-            let slab = {
-                let state = self.state.borrow();
-                let slab = state.slabs.get(&at);
-                slab.map(|slab| (slab.realm, slab.extent.clone()))
-            };
-            number = Some(at + 1);
-            let Some((realm, extent)) = slab else {
-                continue;
-            };
-            let records = match self.live_records(at, from).await {
-                Ok(records) => records,
-                Err(error) => {
-                    tracing::error!(slab = at, %error, "a slab cannot be looked at");
-                    found.unreadable.push(error);
-                    continue;
-                }
-            };
-            for record in records {
-                if found.blocks >= blocks {
-                    found.next = Some(record.position);
-                    return Ok(found);
-                }
-                let checked = self.check_record(&extent, &record).await;
-                found.blobs += 1;
-                found.blocks += record.blocks();
-                let mut state = self.state.borrow_mut();
-                match checked {
-                    Ok(()) => {
-                        state.quarantine.remove(&record.position);
-                    }
-                    Err(error) => {
-                        state.put_in_quarantine(record.position, self.layout.slab_blocks);
-                        let key = record.key;
-                        tracing::error!(%realm, %key, %error, "a blob is damaged");
-                        found.damaged.push(Damage { realm, key, error });
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The first slab of that number or a later one, of a realm or of any.
-    fn next_slab(&self, from: Option<u64>, realm: Option<RealmId>) -> Option<u64> {
+    /// The first slab of a realm of that number or a later one.
+    fn next_slab(&self, from: u64, realm: RealmId) -> Option<u64> {
         let state = self.state.borrow();
-        let mut slabs = state.slabs.range(from?..);
-        let is_wanted = |of: RealmId| realm.is_none_or(|realm| realm == of);
-        slabs.find_map(|(number, slab)| is_wanted(slab.realm).then_some(*number))
+        let mut slabs = state.slabs.range(from..);
+        slabs.find_map(|(number, slab)| (slab.realm == realm).then_some(*number))
     }
 
     /// The blobs that are in a slab now, from a position on, in order.
@@ -207,14 +124,6 @@ impl<D: Drive> Log<D> {
         records.extend(tail);
         Ok(Some((owner.realm, records)))
     }
-
-    pub(super) async fn check_record(
-        &self,
-        extent: &D::Extent,
-        record: &Record,
-    ) -> Result<(), StoreError> {
-        check_record(&self.drive, extent, self.layout.slab_blocks, record).await
-    }
 }
 
 /// Reads a blob's window and checks it, a MiB at a time.
@@ -234,10 +143,13 @@ pub(super) async fn check_record<D: Drive>(
 }
 
 /// Checks a blob's window, of which `read` brings blocks, a MiB at a time.
-pub(super) async fn check_by_steps<B: AsRef<[u8]>>(
+pub(super) async fn check_by_steps<B: AsRef<[u8]>, E>(
     record: &Record,
-    read: impl AsyncFn(u64, u64) -> Result<B, DriveError>,
-) -> Result<(), StoreError> {
+    read: impl AsyncFn(u64, u64) -> Result<B, E>,
+) -> Result<(), StoreError>
+where
+    StoreError: From<E>,
+{
     if record.blocks() <= CHECK_STEP_BLOCKS {
         return check_window(record, read(0, record.blocks()).await?.as_ref());
     }

@@ -38,6 +38,13 @@ impl Simulation {
             report.scrubbed_itself += metrics.scrub.blobs;
             report.found_itself += metrics.scrub.damaged_blobs;
         });
+        // What a scrub finds, or another look after a read that failed, has suffered.
+        if metrics.scrub.damaged_blobs > 0 && !self.plan.faults.corrupt() {
+            return Err(format!(
+                "there is no reason for damage: {:?}",
+                metrics.scrub
+            ));
+        }
         if metrics.stuck_slabs > 0 && !self.plan.faults.corrupt() && self.plan.removal.is_none() {
             return Err(format!(
                 "{} slabs are left for good, and nothing is damaged",

@@ -45,8 +45,6 @@ pub(crate) struct Report {
     pub(crate) evicted: u64,
     pub(crate) pins: u64,
     pub(crate) lists: u64,
-    pub(crate) scrubbed: u64,
-    pub(crate) quarantined: u64,
     /// Indexes taken over from the life before.
     pub(crate) adopted: u64,
     /// Blocks moved before anybody waited for room.
@@ -73,8 +71,6 @@ impl Report {
         self.evicted += other.evicted;
         self.pins += other.pins;
         self.lists += other.lists;
-        self.scrubbed += other.scrubbed;
-        self.quarantined += other.quarantined;
         self.adopted += other.adopted;
         self.early += other.early;
         self.rounds += other.rounds;
@@ -98,8 +94,6 @@ pub(crate) struct Simulation {
     pub(super) evicted: Cell<u64>,
     /// Operations that were asked of the store in this life, and those of them that it has answered.
     pub(super) tallies: RefCell<BTreeMap<Operation, (u64, u64)>>,
-    /// Scrubs under way.
-    pub(super) scrubs: Cell<u64>,
     /// Keys whose blobs were found damaged in this life.
     pub(super) quarantined: RefCell<BTreeSet<usize>>,
     /// The index's memory and what is said of its last use, where it outlasts a life.
@@ -140,7 +134,6 @@ impl Simulation {
             closing: Cell::new(false),
             evicted: Cell::new(0),
             tallies: RefCell::default(),
-            scrubs: Cell::new(0),
             quarantined: RefCell::default(),
             index: RefCell::new(None),
         };
@@ -278,7 +271,6 @@ impl Simulation {
         let (clock, background) = (self.world.clock(), self.plan.background);
         let open = shape.open_with(drive.clone(), clock, realms, background, index);
         self.evicted.set(0);
-        self.scrubs.set(0);
         self.tallies.borrow_mut().clear();
         self.quarantined.borrow_mut().clear();
         let undetectable = drive.end_of_journal_is_harmed();
@@ -477,9 +469,6 @@ impl Simulation {
     }
 
     async fn empty(&self, store: &Store, drive: &SimDrive) {
-        if self.plan.others > 0 {
-            self.scrub(store, drive).await;
-        }
         for number in 0..self.plan.keys {
             self.read(store, drive, number, 0, u64::MAX).await;
         }

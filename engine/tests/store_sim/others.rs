@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oriel_engine::limits::{PIN_TIME_MAX, PINNED_PART};
-use oriel_engine::store::{DriveError, Key, Operation, Position, StoreError};
+use oriel_engine::store::{DriveError, Key, Operation, StoreError};
 
 use super::api::Store;
 use super::drive::SimDrive;
@@ -64,12 +64,11 @@ impl Simulation {
     }
 
     pub(super) async fn other(&self, store: &Store, drive: &SimDrive, number: usize) {
-        match self.random(|rng| rng.below(8)) {
+        match self.random(|rng| rng.below(7)) {
             0..3 => self.pin(store, drive, number),
             3 => self.unpin(store, drive, number),
             4 => self.read_elsewhere(store, drive, number).await,
             5 => self.list(store, drive, number).await,
-            6 => self.scrub(store, drive).await,
             _ => self.probe(store, drive),
         }
     }
@@ -221,107 +220,7 @@ impl Simulation {
     pub(super) fn may_be_quarantined(&self, number: usize) -> bool {
         let scrubs_itself = self.plan.background.scrub_bytes_per_second > 0;
         // What a read finds damaged is put there, too.
-        self.scrubs.get() > 0
-            || (scrubs_itself && self.plan.faults.corrupt())
-            || self.quarantined.borrow().contains(&number)
-    }
-
-    fn number_of(&self, damage: &oriel_engine::store::Damage) -> Option<usize> {
-        (0..self.plan.keys).find(|number| {
-            let same = self.blobs.key(*number).0 == damage.key;
-            same && self.blobs.realm(*number).id == damage.realm
-        })
-    }
-
-    /// What a scrub finds has suffered, and is not served as good after that.
-    pub(super) async fn scrub(&self, store: &Store, drive: &SimDrive) {
-        self.sync(store, drive);
-        self.scrubs.set(self.scrubs.get() + 1);
-        let blocks = self.random(|rng| match rng.below(2) {
-            0 => u64::MAX,
-            _ => rng.between(1, 64),
-        });
-        let (mut next, mut damaged) = (Some(Position(0)), Vec::new());
-        let mut explained = Ok(());
-        while let Some(from) = next {
-            match store.log.scrub(from, blocks).await {
-                Ok(found) => {
-                    self.note(|report| report.scrubbed += found.blobs);
-                    next = found.next;
-                    for error in found.unreadable {
-                        explained = self
-                            .is_directory(&error, drive)
-                            .map_err(|wrong| format!("{error:?}: {wrong}"))
-                            .and(explained);
-                    }
-                    damaged.extend(found.damaged);
-                }
-                Err(error) => {
-                    explained = self
-                        .is_directory(&error, drive)
-                        .map_err(|wrong| format!("{error:?}: {wrong}"));
-                    next = None;
-                }
-            }
-        }
-        self.sync(store, drive);
-        for damage in &damaged {
-            self.note(|report| report.quarantined += 1);
-            let Some(number) = self.number_of(damage) else {
-                explained = Err(format!("nobody has put {damage:?}"));
-                continue;
-            };
-            self.quarantined.borrow_mut().insert(number);
-            let reason = match &damage.error {
-                // What has suffered may be gone by now, with its slab.
-                StoreError::Damaged { .. } => self.plan.faults.corrupt(),
-                StoreError::Drive(DriveError::NoMemory { .. }) => self.memory_may_be_short(),
-                StoreError::Drive(_) => self.drive_may_fail() || drive.is_removed(),
-                _ => false,
-            };
-            if !reason {
-                explained = Err(format!("there is no reason for {damage:?}"));
-            }
-        }
-        self.scrubs.set(self.scrubs.get() - 1);
-        self.check(explained, || "scrub".into());
-        for damage in damaged {
-            self.read_damaged(store, drive, &damage).await;
-        }
-    }
-
-    /// A blob that was just found damaged and is still where it was is not served.
-    async fn read_damaged(
-        &self,
-        store: &Store,
-        drive: &SimDrive,
-        damage: &oriel_engine::store::Damage,
-    ) {
-        let StoreError::Damaged {
-            position, block, ..
-        } = damage.error
-        else {
-            return;
-        };
-        let at = Position(position.0 - block);
-        let is_there = || {
-            let there = store.log.locate(damage.realm, &damage.key);
-            there.is_some_and(|there| there.position == at)
-        };
-        if self.scrubs.get() > 0 || !is_there() {
-            return;
-        }
-        let read = self
-            .tallied(
-                Operation::Get,
-                store.log.read(damage.realm, &damage.key, 0, u64::MAX),
-            )
-            .await;
-        let refused = matches!(read, Err(StoreError::Quarantined { .. }));
-        let wrong = refused || drive.is_removed();
-        let wrong = wrong.then_some(()).ok_or("it was found damaged".into());
-        let read = read.map(|read| read.map(|bytes| bytes.len()));
-        self.check(wrong, || format!("read of {}: {read:?}", damage.key));
+        (scrubs_itself && self.plan.faults.corrupt()) || self.quarantined.borrow().contains(&number)
     }
 
     fn probe(&self, store: &Store, drive: &SimDrive) {
