@@ -185,6 +185,47 @@ fn what_is_pinned_stays_up_to_its_share_and_until_its_time() {
 }
 
 #[test]
+fn a_cache_that_can_let_nothing_go_says_what_holds_it() {
+    let (drive, clock) = (formatted(), Clock::manual());
+    let lru = cache(Policy::Lru, Some(20));
+    with_log(&drive, &clock, lru, async |log| {
+        for name in 0..5 {
+            put(log, CACHE, name).await.unwrap();
+            log.pin(CACHE, &key(name), PIN_TIME_MAX).unwrap();
+        }
+        let mut reserved = Vec::new();
+        for _ in 0..5 {
+            reserved.push(log.reserve(CACHE, LENGTH as u64).await.unwrap());
+        }
+        let refused = put(log, CACHE, 5).await.unwrap_err();
+        let (realm, quota) = (CACHE, 20);
+        assert_eq!(refused, StoreError::CacheHeld { realm, quota });
+        let words = refused.to_string();
+        assert!(
+            words.contains("pinned") && words.contains("unpin"),
+            "{words}"
+        );
+        // What it says helps.
+        assert!(log.abandon(CACHE, reserved[0].position));
+        assert_eq!(put(log, CACHE, 5).await, Ok(Put::Created));
+        assert!(log.unpin(CACHE, &key(0)));
+        assert_eq!(put(log, CACHE, 6).await, Ok(Put::Created));
+        assert_eq!(there(log, 0..5), [1, 2, 3, 4]);
+    });
+    // What never fits is no matter of pins.
+    with_log(
+        &formatted(),
+        &clock,
+        cache(Policy::Lru, Some(1)),
+        async |log| {
+            let refused = put(log, CACHE, 1).await;
+            let (realm, quota) = (CACHE, 1);
+            assert_eq!(refused, Err(StoreError::OverQuota { realm, quota }));
+        },
+    );
+}
+
+#[test]
 fn one_that_is_pinned_does_not_keep_others_that_are_used_more() {
     for policy in [Policy::Lru, Policy::S3Fifo] {
         let (drive, clock) = (formatted(), Clock::manual());

@@ -78,7 +78,7 @@ fn of_store(error: &StoreError, doing: Doing) -> Status {
         }
         // In the protocol's words a blob is at one place, and one in parts is at none.
         StoreError::TooLarge { .. } | StoreError::InParts { .. } => Status::TooLarge,
-        StoreError::OverQuota { .. } => Status::OverQuota,
+        StoreError::OverQuota { .. } | StoreError::CacheHeld { .. } => Status::OverQuota,
         StoreError::NotReserved { .. } | StoreError::NoWindow { .. } => nothing_there(doing),
         StoreError::BeyondWindow { .. } => Status::Unwritten,
         StoreError::BeingWritten { .. } => Status::BeingWritten,

@@ -102,7 +102,7 @@ statuses! {
     /// A blob that is not served.
     Damaged = (0x7, 0x08), First, "the node found the blob damaged and does not serve it: read it from another node, or delete it and put it again";
     /// The realm has all that it may have.
-    OverQuota = (0x7, 0x09), First, "the realm holds all that it may: delete blobs of it, or raise its quota";
+    OverQuota = (0x7, 0x09), First, "the realm holds all that it may: delete blobs of it, unpin them if it is a cache, or raise its quota";
     /// As many blobs as the node is made for.
     TooManyBlobs = (0x7, 0x0a), First, "the node holds as many blobs as it is configured for: delete some, or raise the limit";
     /// Too few drives that can be written.

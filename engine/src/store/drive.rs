@@ -37,7 +37,7 @@ impl fmt::Display for ExtentName {
 #[non_exhaustive]
 pub enum DriveError {
     /// No room for another extent.
-    #[error("the drive has no room for {blocks} more blocks")]
+    #[error("the drive has no room for {blocks} more blocks: delete blobs, or use a larger drive")]
     NoRoom {
         /// What was asked for.
         blocks: u64,
@@ -49,7 +49,9 @@ pub enum DriveError {
         bytes: usize,
     },
     /// A transfer failed.
-    #[error("{extent}, block {block}: {reason}")]
+    #[error(
+        "{}: try again, and replace the drive if it goes on", self.happened()
+    )]
     Io {
         /// Where.
         extent: ExtentName,
@@ -59,7 +61,9 @@ pub enum DriveError {
         reason: String,
     },
     /// The drive as a whole failed: a flush, or its own bookkeeping.
-    #[error("the drive failed: {reason}")]
+    #[error(
+        "{}: see whether it is connected, and replace it or restart the node", self.happened()
+    )]
     Failed {
         /// The drive's words.
         reason: String,
@@ -67,6 +71,20 @@ pub enum DriveError {
 }
 
 impl DriveError {
+    /// What happened, for sentences that say themselves what to do.
+    pub(super) fn happened(&self) -> String {
+        match self {
+            Self::NoRoom { blocks } => format!("no room for {blocks} more blocks"),
+            Self::NoMemory { bytes } => format!("no memory left for a buffer of {bytes} bytes"),
+            Self::Io {
+                extent,
+                block,
+                reason,
+            } => format!("{extent}, block {block}: {reason}"),
+            Self::Failed { reason } => format!("the drive failed: {reason}"),
+        }
+    }
+
     /// Whether the same transfer may go well another time: one error may be of one command, which was aborted, say; two are of
     /// the drive.
     pub(super) fn is_worth_a_second_try(&self) -> bool {
@@ -179,6 +197,36 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Spare<B> {
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::StoreError;
+    use super::*;
+
+    #[test]
+    fn every_error_of_a_drive_says_what_to_do_and_once() {
+        let extent = ExtentName::Slab(3);
+        let reason = || "timed out".to_owned();
+        let errors = [
+            DriveError::NoRoom { blocks: 7 },
+            DriveError::NoMemory { bytes: 7 },
+            DriveError::Io {
+                extent,
+                block: 7,
+                reason: reason(),
+            },
+            DriveError::Failed { reason: reason() },
+        ];
+        for error in errors {
+            let (words, happened) = (error.to_string(), error.happened());
+            let advice = words.rsplit_once(": ").unwrap().1.to_owned();
+            assert!(advice.len() > 10 && !happened.contains(&advice), "{words}");
+            let stopped = StoreError::Stopped { reason: error }.to_string();
+            assert!(stopped.contains(&happened), "{stopped}");
+            assert!(!stopped.contains(&advice), "{stopped}");
         }
     }
 }

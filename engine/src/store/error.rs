@@ -29,8 +29,20 @@ pub enum StoreError {
         realm: RealmId,
     },
     /// A realm has all that it may have.
-    #[error("{realm} holds its {quota} blocks: delete blobs of it, or raise its quota")]
+    #[error(
+        "{realm} may hold {quota} blocks, which have no room for this blob: delete blobs of it, or raise its quota"
+    )]
     OverQuota {
+        /// Which.
+        realm: RealmId,
+        /// What it may have.
+        quota: u64,
+    },
+    /// A cache has all that it may have, and nothing of it can go.
+    #[error(
+        "{realm} holds its {quota} blocks, and all of it is pinned or still being put: unpin some, wait until a put or a pin ends, or raise its quota"
+    )]
+    CacheHeld {
         /// Which.
         realm: RealmId,
         /// What it may have.
@@ -172,7 +184,7 @@ pub enum StoreError {
     },
     /// A blob's bytes are not what was written.
     #[error(
-        "blob {key} is damaged: its {blocks} blocks from block {block} on, at {position}, have the checksum {found:08x}, not {expected:08x}"
+        "blob {key} is damaged: its {blocks} blocks from block {block} on, at {position}, have the checksum {found:08x}, not {expected:08x}; delete it and put it again"
     )]
     Damaged {
         /// Its key.
@@ -214,7 +226,8 @@ pub enum StoreError {
     },
     /// The drive could not be written: nothing more is taken.
     #[error(
-        "the drive takes no more changes since it could not be written ({reason}): replace it, or restart the node if it works again"
+        "the drive takes no more changes since it could not be written ({}): replace it, or restart the node if it works again",
+        .reason.happened()
     )]
     Stopped {
         /// What happened to the drive.
@@ -290,7 +303,7 @@ pub enum OpenError {
     },
     /// What is on the drive is not what was written.
     #[error(
-        "{extent}, block {block}, is damaged ({detail}): the store's other copies have to repair it"
+        "{extent}, block {block}, is damaged ({detail}), so the drive cannot be opened: bring a copy of it, or give it up and put its blobs again"
     )]
     Damaged {
         /// Where.
@@ -328,7 +341,9 @@ pub enum OpenError {
         reason: String,
     },
     /// Something that belongs to the store is not there.
-    #[error("{extent} is missing from the drive: {why}")]
+    #[error(
+        "{extent} is missing from the drive, and {why}: bring the right drive or a copy of it, or give it up and put its blobs again"
+    )]
     Missing {
         /// What is missing.
         extent: ExtentName,

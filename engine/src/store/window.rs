@@ -174,7 +174,7 @@ impl<D: Drive> Log<D> {
                     if gone == 0 {
                         let state = self.state.borrow();
                         let quota = state.realms[&id].options.quota_blocks.unwrap_or(u64::MAX);
-                        return Err(StoreError::OverQuota { realm: id, quota });
+                        return Err(StoreError::CacheHeld { realm: id, quota });
                     }
                 }
             }

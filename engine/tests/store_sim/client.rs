@@ -296,7 +296,7 @@ impl Simulation {
                 Ok(false)
             }
             StoreError::TooManyBlobs { blobs } if *blobs >= self.plan.shape.blobs_max => Ok(false),
-            StoreError::OverQuota { quota, .. } => {
+            StoreError::OverQuota { quota, .. } | StoreError::CacheHeld { quota, .. } => {
                 let realm = self.blobs.realm(number);
                 let used = store.log.realm_stat(realm.id).map(|stat| stat.used_blocks);
                 let is_full = used.is_some_and(|used| used + self.plan.shape.slab_blocks > *quota);

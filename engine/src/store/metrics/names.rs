@@ -170,7 +170,9 @@ impl ErrorKind {
         match error {
             StoreError::OtherContent { .. } | StoreError::OtherChecksum { .. } => Self::Content,
             StoreError::Full | StoreError::LogEnds => Self::Full,
-            StoreError::OverQuota { .. } | StoreError::TooManyPins { .. } => Self::Quota,
+            StoreError::OverQuota { .. }
+            | StoreError::CacheHeld { .. }
+            | StoreError::TooManyPins { .. } => Self::Quota,
             StoreError::TooManyBlobs { .. } => Self::TooManyBlobs,
             StoreError::Damaged { .. } => Self::Damaged,
             StoreError::Quarantined { .. } => Self::Quarantined,

@@ -105,7 +105,9 @@ pub enum NodeError {
         source: StoreError,
     },
     /// A blob longer than any can be.
-    #[error("a blob of {bytes} bytes is longer than the {max} that this store's parts can make up")]
+    #[error(
+        "a blob of {bytes} bytes is longer than the {max} that this store's parts can make up: put it as several blobs"
+    )]
     TooLarge {
         /// Bytes that were given so far.
         bytes: u64,

@@ -617,7 +617,7 @@ impl<D: NodeDrive> Lane<D> {
     /// of it gives way.
     pub(super) async fn import(&self, realm: RealmId, length: u64) -> Result<Reserved, Refused> {
         match self.reserve(realm, length).await {
-            Err(Refused::Error(StoreError::OverQuota { .. })) => {}
+            Err(Refused::Error(StoreError::OverQuota { .. } | StoreError::CacheHeld { .. })) => {}
             other => return other,
         }
         let log = self.live()?;

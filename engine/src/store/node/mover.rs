@@ -142,7 +142,10 @@ impl StuckBlobs {
         // Where room is short, it is so for one blob as for another.
         let is_short = matches!(
             error,
-            StoreError::Full | StoreError::OverQuota { .. } | StoreError::TooManyBlobs { .. }
+            StoreError::Full
+                | StoreError::OverQuota { .. }
+                | StoreError::CacheHeld { .. }
+                | StoreError::TooManyBlobs { .. }
         );
         let blob = stray.map(|stray| (stray.realm, stray.key));
         let of = blob.filter(|_| !is_short);
