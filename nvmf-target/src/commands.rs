@@ -203,11 +203,18 @@ async fn answer(serving: &Serving, command: &Command, request: &mut Request) -> 
     }
 }
 
-/// Pins what is there, as long as there may be more pins, or ends the pins.
+/// Pins what is there, as long as there may be more pins, or ends the pins. Fails where each of the keys does; of several,
+/// one that fails is not pinned, and says why when it is asked for alone.
 async fn pin(serves: &Serves, keys: &[Key], time_ms: u32) -> Answer {
     let Serves { store, realm, .. } = serves;
     let mut bits = 0;
+    let (mut is_answered, mut failed) = (false, None);
     for (at, key) in keys.iter().enumerate() {
+        // A key that comes again is pinned once, and its answer is the same.
+        if let Some(before) = keys[..at].iter().position(|other| other == key) {
+            bits |= (bits >> before & 1) << at;
+            continue;
+        }
         let is_done = match time_ms {
             0 => store.unpin(*realm, key).await,
             _ => {
@@ -216,12 +223,21 @@ async fn pin(serves: &Serves, keys: &[Key], time_ms: u32) -> Answer {
             }
         };
         match is_done {
-            Ok(is_done) => bits |= u32::from(is_done) << at,
-            Err(error) if error.is_of_pins() => {}
-            Err(error) => return Err(refused(&error)),
+            Ok(is_done) => {
+                is_answered = true;
+                bits |= u32::from(is_done) << at;
+            }
+            Err(error) if error.is_of_pins() => is_answered = true,
+            Err(error) => {
+                let refusal = refused(&error);
+                failed.get_or_insert(refusal);
+            }
         }
     }
-    Ok(bits)
+    match failed {
+        Some(refusal) if !is_answered => Err(refusal),
+        _ => Ok(bits),
+    }
 }
 
 fn whole_ms(time: Duration) -> u32 {

@@ -245,6 +245,15 @@ fn a_drive_that_is_lost_is_given_up() {
     // It is missing, and comes back.
     let node = node.again(Signal::TERM, hide);
     assert_eq!(states(&node)[1], "lost");
+    // Blobs of the others can be pinned beside its own, which say why not when they are asked for alone.
+    let client = node.connect("models", "reader").unwrap();
+    let pinned = client.pins(&BLOBS.collect::<Vec<_>>()).unwrap();
+    assert!(pinned.contains(&true) && pinned.contains(&false));
+    for (name, is_pinned) in BLOBS.zip(pinned) {
+        assert_eq!(client.pins(&[name, name]).is_ok(), is_pinned, "{name}");
+        assert_eq!(client.reads(name), is_pinned, "{name}");
+    }
+    drop(client);
     let said = node.reload();
     assert!(said.contains("b is missing still: "), "{said}");
     std::fs::rename(node.folder().join("hidden"), node.folder().join("b")).unwrap();

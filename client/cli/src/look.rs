@@ -88,13 +88,39 @@ pub(crate) fn pin(
         true => block_on(node.blobs.unpin(&all))?,
         false => block_on(node.blobs.pin(&all, time))?,
     };
-    // Why one is not pinned the answer does not say.
+    // Why one is not pinned the answer does not say, apart from one that is asked for alone.
+    let alone = |wanted: &Wanted| {
+        let key = std::slice::from_ref(&wanted.key);
+        match ends {
+            true => block_on(node.blobs.unpin(key)),
+            false => block_on(node.blobs.pin(key, time)),
+        }
+    };
     let there = match done.contains(&false) {
         true => block_on(node.blobs.probe(&all))?,
         false => vec![true; all.len()],
     };
     let mut exit = Exit::Done;
     for ((wanted, done), there) in keys.iter().zip(done).zip(there) {
+        let mut failed = None;
+        let done = match done || all.len() == 1 {
+            true => done,
+            false => match alone(wanted) {
+                Ok(done) => done == [true],
+                Err(error) => {
+                    failed = Some(CliError::from(error));
+                    false
+                }
+            },
+        };
+        if let Some(error) = failed {
+            if error.exit().is_fatal() {
+                return Err(error);
+            }
+            out.failed(&error, Some(&wanted.shown()));
+            exit = exit.max(error.exit());
+            continue;
+        }
         let word = match (ends, done, there) {
             (true, true, _) => "let go",
             (false, true, _) => "pinned",

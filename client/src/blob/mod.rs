@@ -250,7 +250,8 @@ impl<T: Transport> Blobs<T> {
 
     /// Has a cache keep blobs for a time, whatever it needs room for: a lease, which ends by itself, with the node's program at
     /// the latest, and after ten minutes if it is for longer. Of each key, whether it is pinned now: it is not if it is not
-    /// there, or if the cache has as many pins as it may. What is durable stays anyway.
+    /// there, or if the cache has as many pins as it may. Nor is it if it cannot be, since its drive is lost, say, and others
+    /// that were asked for can: asked for alone, that is the error. What is durable stays anyway.
     pub async fn pin(&self, keys: &[Key], time: Duration) -> Outcome<Vec<bool>, T> {
         // Less than a millisecond is no time, which would end the pins.
         let time_ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);

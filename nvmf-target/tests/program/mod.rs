@@ -289,6 +289,13 @@ impl Client {
         block_on(self.blobs.exists(&Key::new([name; 32]))).unwrap()
     }
 
+    /// Which of them are pinned now.
+    pub(crate) fn pins(&self, names: &[u8]) -> Result<Vec<bool>, String> {
+        let keys: Vec<Key> = names.iter().map(|name| Key::new([*name; 32])).collect();
+        let pinned = block_on(self.blobs.pin(&keys, Duration::from_secs(1)));
+        pinned.map_err(|error| error.to_string())
+    }
+
     /// Whether the blob comes back; false where the connection has gone.
     pub(crate) fn reads(&self, name: u8) -> bool {
         match block_on(self.blobs.get(&Key::new([name; 32]))) {

@@ -315,6 +315,17 @@ fn pins_keep_blobs_of_a_cache() {
     let ended = said(oriel().args(["pin", "--for", "0", "--name", "long"]), 0);
     assert!(ended.text().starts_with("let go"), "{}", ended.text());
     said(oriel().args(["pin", "--for", "0", "--name", "long"]), 0);
+    // A key that comes twice has the same answer.
+    for (time, word) in [("0", "let go"), ("600", "pinned")] {
+        let twice = ["--name", "short", "--name", "short"];
+        let told = said(oriel().args(["pin", "--for", time]).args(twice), 0);
+        let text = told.text();
+        assert_eq!(
+            text.lines().filter(|line| line.starts_with(word)).count(),
+            2,
+            "{text}"
+        );
+    }
     fill(20);
     said(oriel().args(["probe", "--name", "long"]), 3);
     said(oriel().args(["probe", "--name", "short"]), 0);

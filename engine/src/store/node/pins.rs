@@ -78,7 +78,8 @@ impl<D: NodeDrive> NodeStore<D> {
         self.look(realm, key, ask).await
     }
 
-    /// Pins the parts of a blob whose manifest is pinned; all of them or, where one cannot be, nothing of the blob.
+    /// Pins the parts of a blob whose manifest is pinned; all of them or, where one cannot be, nothing of the blob. If that is
+    /// since one has gone, then the rest goes, as for one who reads it.
     async fn pin_parts(
         &self,
         realm: RealmId,
@@ -93,14 +94,14 @@ impl<D: NodeDrive> NodeStore<D> {
             }
         };
         let mut ends = None;
-        let mut failed = Ok(());
-        for (at, part) in (1..).zip(manifest.part_keys()) {
-            give_way(at).await;
+        let mut failed = Ok(None);
+        for (number, part) in (0..).zip(manifest.part_keys()) {
+            give_way(u64::from(number) + 1).await;
             match self.pin_one(realm, part, time).await {
                 // The first one ends first.
                 Ok(Some((until, _))) => ends = ends.or(Some(until)),
                 other => {
-                    failed = other.map(drop);
+                    failed = other.map(|_| Some(number));
                     ends = None;
                     break;
                 }
@@ -109,21 +110,27 @@ impl<D: NodeDrive> NodeStore<D> {
         if ends.is_none() {
             self.unpin(realm, key).await?;
         }
-        failed.map(|()| ends)
+        if let Some(gone) = failed? {
+            self.is_incomplete(realm, &manifest, gone).await?;
+        }
+        Ok(ends)
     }
 
     /// Lets a blob be evicted again; whether it was pinned.
     pub async fn unpin(&self, realm: RealmId, key: &Key) -> Result<bool, NodeError> {
         let form = self.unpin_one(realm, *key).await?;
+        let mut failed = Ok(());
         if form == Some(Form::Manifest)
             && let Some(manifest) = self.manifest(realm, key).await?
         {
             for (at, part) in (1..).zip(manifest.part_keys()) {
                 give_way(at).await;
-                self.unpin_one(realm, part).await?;
+                // Whatever keeps one, the others can go.
+                let unpinned = self.unpin_one(realm, part).await;
+                failed = failed.and(unpinned.map(drop));
             }
         }
-        Ok(form.is_some())
+        failed.map(|()| form.is_some())
     }
 
     async fn unpin_one(&self, realm: RealmId, key: Key) -> Result<Option<Form>, NodeError> {
