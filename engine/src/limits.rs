@@ -106,6 +106,12 @@ pub const VERIFIED_LINES: u64 = 2048;
 /// Of a slab's blocks, one part in so many is evicted at once when the drive is full.
 pub const EVICTED_PART: u64 = 4;
 
+/// So long a put to a store that is full waits for the last readers of slabs that hold nothing any more.
+pub const READERS_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two looks whether they have ended.
+pub const READERS_LOOK: Duration = Duration::from_millis(10);
+
 /// Drives of a store.
 pub const DRIVES_MAX: usize = 256;
 

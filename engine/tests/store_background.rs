@@ -5,9 +5,12 @@
 
 mod store_sim;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use oriel_engine::limits::SUSPECTS_MAX;
+use oriel_engine::limits::{READERS_WAIT, SUSPECTS_MAX};
 use oriel_engine::store::*;
 use store_sim::api::Shape;
 use store_sim::drive::SimDrive;
@@ -484,6 +487,63 @@ fn slabs_that_cannot_be_emptied_for_a_moment_are_tried_again() {
         assert!(moved > 0 && second.len() > 2, "{moved} {}", second.len());
         assert!(!first.is_empty());
     });
+}
+
+/// A full store, of which a slab was emptied that somebody reads from: how a put ends when the reader does so after that
+/// time, and how long it took.
+fn put_beside_a_reader(reads_for: Duration) -> (Result<Put, StoreError>, Duration) {
+    let mut ended = None;
+    with_log(&formatted(), NOTHING, async |log, world| {
+        let mut names = Vec::new();
+        let full = loop {
+            let name = names.len() as u8;
+            let blob = bytes(name, 300);
+            let put = log.put(REALM, key(name), KeyKind::Name, &blob);
+            match put.await {
+                Ok(_) => names.push(name),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, StoreError::Full);
+        let place = |name| log.locate(REALM, &key(name)).unwrap().position.0;
+        let slab = |name| place(name) / SHAPE.slab_blocks;
+        let first = slab(0);
+        names.retain(|name| slab(*name) == first);
+        let zero = key(0);
+        let mut reads = Box::pin(log.read(REALM, &zero, 0, u64::MAX));
+        // The first time it is looked up, the second time it is begun.
+        for _ in 0..2 {
+            let is_pending = poll_fn(|cx| Poll::Ready(reads.as_mut().poll(cx).is_pending()));
+            assert!(is_pending.await);
+        }
+        for name in names {
+            assert_eq!(log.delete(REALM, key(name)).await, Ok(true));
+        }
+        let began = log.metrics().open_for;
+        let blob = bytes(200, 300);
+        let mut put = pin!(log.put(REALM, key(200), KeyKind::Name, &blob));
+        let mut reader_ends = pin!(world.sleep(reads_for.as_nanos() as u64));
+        let mut reads = Some(reads);
+        let put = poll_fn(|cx| {
+            if reads.is_some() && reader_ends.as_mut().poll(cx).is_ready() {
+                reads = None;
+            }
+            put.as_mut().poll(cx)
+        });
+        let put = put.await;
+        ended = Some((put, log.metrics().open_for - began));
+    });
+    ended.unwrap()
+}
+
+#[test]
+fn a_full_store_waits_a_moment_for_the_last_reader_of_a_slab() {
+    let (put, took) = put_beside_a_reader(READERS_WAIT / 3);
+    assert_eq!(put, Ok(Put::Created));
+    assert!((READERS_WAIT / 3..READERS_WAIT).contains(&took), "{took:?}");
+    let (put, took) = put_beside_a_reader(READERS_WAIT * 10);
+    assert_eq!(put, Err(StoreError::Full));
+    assert!((READERS_WAIT..READERS_WAIT * 2).contains(&took), "{took:?}");
 }
 
 // ---- Sizes --------------------------------------------------------------------------------------------------------------

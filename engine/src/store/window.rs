@@ -16,7 +16,7 @@ use super::recovery;
 use super::slab::Slab;
 use super::state::{Open, Purpose, Queued};
 use super::types::{Position, RealmId, SlabNumber};
-use crate::limits::EVICTED_PART;
+use crate::limits::{EVICTED_PART, READERS_LOOK, READERS_WAIT};
 
 /// What stands between a caller and a window.
 enum Next {
@@ -24,6 +24,16 @@ enum Next {
     Evict(u64),
     /// A slab has to be made.
     Wait(Heard<Result<(), StoreError>>),
+}
+
+/// What there is to do while the drive has no room for another slab.
+enum Wanting {
+    /// Space is about to come back.
+    Wait(Heard<()>),
+    /// A slab comes back when its last reader ends, which nobody tells.
+    Look,
+    /// Blobs of one of these caches have to go.
+    Evict(Vec<RealmId>),
 }
 
 /// A run of blocks in a slab, to be written.
@@ -297,6 +307,9 @@ impl<D: Drive> Log<D> {
     /// Waits until there is room for another slab, if space is about to come back.
     async fn make_room(&self, purpose: Purpose) -> Result<(), StoreError> {
         let needed = self.blocks_needed(purpose);
+        // Until when readers are waited for, from the first look on.
+        let mut patience = None;
+        let is_over = || self.is_ending.get() || self.check_running().is_err();
         loop {
             self.check_running()?;
             if self.is_ending.get() {
@@ -305,6 +318,7 @@ impl<D: Drive> Log<D> {
             if self.drive.free_blocks() >= needed {
                 return Ok(());
             }
+            let now = self.clock.now();
             let next = {
                 let mut state = self.state.borrow_mut();
                 state.retire();
@@ -327,17 +341,30 @@ impl<D: Drive> Log<D> {
                     }
                     let (send, heard) = answer();
                     self.room.borrow_mut().push(send);
-                    Ok(heard)
+                    Wanting::Wait(heard)
                 } else {
-                    match purpose {
-                        Purpose::Clients => Err(self.caches(&state)),
-                        Purpose::Compaction => return Err(StoreError::Full),
+                    if purpose == Purpose::Compaction {
+                        return Err(StoreError::Full);
+                    }
+                    let caches = self.caches(&state);
+                    let is_left = !state.forgotten.is_empty() || !state.leaving.is_empty();
+                    let is_all = is_left && caches.is_empty();
+                    match is_all && now < *patience.get_or_insert(now + READERS_WAIT) {
+                        true => Wanting::Look,
+                        false => Wanting::Evict(caches),
                     }
                 }
             };
             let heard = match next {
-                Ok(heard) => heard,
-                Err(caches) => {
+                Wanting::Wait(heard) => heard,
+                Wanting::Look => {
+                    let then = now + READERS_LOOK;
+                    let bell = &self.slab_bells[purpose as usize];
+                    self.wait_until(then, bell, is_over).await;
+                    self.ring_maintenance();
+                    continue;
+                }
+                Wanting::Evict(caches) => {
                     self.evict_of(&caches).await?;
                     continue;
                 }
