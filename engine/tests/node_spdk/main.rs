@@ -6,6 +6,7 @@
     reason = "a test that cannot go on panics where it stands"
 )]
 
+mod pins;
 mod visits;
 
 use std::rc::Rc;
