@@ -459,6 +459,30 @@ fn blobs_are_moved_with_memory_for_a_mib_of_them() {
 }
 
 #[test]
+fn what_compaction_finds_damaged_is_not_served_any_more() {
+    let drive = formatted();
+    let mut damaged = None;
+    with_log(&drive, NOTHING, async |log, _| {
+        scatter(log, 300).await;
+        damaged = log.locate(REALM, &key(4));
+    });
+    let compacts = Background {
+        compaction_bytes_per_second: 1 << 20,
+        ..NOTHING
+    };
+    let drive = rotten(&drive, damaged.unwrap().position.0 + 7);
+    with_log(&drive, compacts, async |log, world| {
+        world.sleep(HOUR).await;
+        let metrics = log.metrics();
+        assert_eq!(metrics.quarantined_blobs, 1, "{metrics:?}");
+        assert!(metrics.stat.blobs_moved > 0);
+        assert_eq!(log.locate(REALM, &key(4)), damaged);
+        let read = log.read(REALM, &key(4), 0, 1).await;
+        assert!(matches!(read, Err(StoreError::Quarantined { .. })));
+    });
+}
+
+#[test]
 fn slabs_that_cannot_be_emptied_for_a_moment_are_tried_again() {
     let drive = formatted();
     with_log(&drive, NOTHING, async |log, world| {

@@ -295,7 +295,10 @@ impl<D: Drive> Log<D> {
             match self.relocate(realm, &record).await {
                 Ok(moved) => moving.extend(moved),
                 // The others can go.
-                Err(error @ StoreError::Damaged { .. }) => worst = worst.and(Err(error)),
+                Err(error @ StoreError::Damaged { .. }) => {
+                    self.suspect(record.position);
+                    worst = worst.and(Err(error));
+                }
                 Err(error) if may_pass(&error) => {
                     self.check_running()?;
                     worst = Err(error);

@@ -1,4 +1,4 @@
-//! Blobs that a checked read has found damaged, which the store itself looks at once more.
+//! Blobs that a checked read, or compaction, has found damaged, which the store itself looks at once more.
 //!
 //! ```text
 //!  read: its bytes do not verify ──► the reader's error, at once
