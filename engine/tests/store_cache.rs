@@ -94,7 +94,7 @@ fn there(log: &Log<SimDrive>, names: std::ops::Range<u16>) -> Vec<u16> {
 fn what_was_not_used_for_longest_goes_and_stays_gone() {
     let (drive, clock) = (formatted(), Clock::manual());
     let lru = cache(Policy::Lru, Some(20));
-    with_log(&drive, &clock, lru, async |log| {
+    with_log(&drive, &clock, lru.clone(), async |log| {
         for name in 0..10 {
             assert_eq!(put(log, CACHE, name).await, Ok(Put::Created));
         }

@@ -396,6 +396,7 @@ fn other_realms_and_other_limits_are_met_by_the_same_index_or_a_new_one() {
         realms: vec![RealmOptions {
             cache: Some(Policy::Lru),
             quota_blocks: Some(350),
+            was_durable: true,
             ..RealmOptions::new(REALM)
         }],
         ..options()
@@ -418,7 +419,7 @@ fn other_realms_and_other_limits_are_met_by_the_same_index_or_a_new_one() {
     let refused = run_one(open(drive.clone(), index.clone(), &none)).unwrap();
     assert!(matches!(
         refused.err(),
-        Some(OpenError::UnknownRealm { realm: REALM })
+        Some(OpenError::UnknownRealm { realm: REALM, .. })
     ));
     // For fewer blobs than the index was made for, it is made anew.
     let fewer = OpenOptions {

@@ -317,7 +317,13 @@ fn a_realm_gets_no_more_than_its_quota_and_sees_its_own_blobs_only() {
     let mut without = options(&clock);
     without.realms.truncate(1);
     let refused = run_one(open(drive, index, &without)).unwrap();
-    assert_eq!(refused.err(), Some(OpenError::UnknownRealm { realm: TWO }));
+    assert_eq!(
+        refused.err(),
+        Some(OpenError::UnknownRealm {
+            realm: TWO,
+            name: None,
+        })
+    );
 }
 
 /// Fills the drive with small blobs and deletes all but every `keep`-th.

@@ -45,6 +45,7 @@ const FORMATS: &[(&str, usize)] = &[
     ("checkpoint", 3),
     ("directory", 1),
     ("frame", 2),
+    ("identity", 1),
     ("label", 1),
     ("node/roster", 1),
     ("parts", 1),

@@ -203,7 +203,7 @@ async fn ours(subsystems: &Subsystems, has_ended: &AtomicBool) -> Result<(), Tar
         drive: OpenOptions {
             store: Some(STORE),
             blobs_max: BLOBS_MAX,
-            realms: vec![realm],
+            realms: vec![realm.clone()],
             clock: clock.clone(),
             ..OpenOptions::default()
         },

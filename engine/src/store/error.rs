@@ -1,6 +1,7 @@
 //! What can go wrong, each with what to do.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::drive::{DriveError, ExtentName};
 use super::types::{BLOCK_BYTES, Key, Position, RealmId, StoreId};
@@ -314,10 +315,38 @@ pub enum OpenError {
         detail: String,
     },
     /// A slab of a realm that is not configured.
-    #[error("the drive holds blobs of {realm}, which is not configured: configure it again")]
+    #[error(
+        "the drive holds blobs of {realm}{}, which is not configured: configure it again",
+        called(name)
+    )]
     UnknownRealm {
         /// Which.
         realm: RealmId,
+        /// What it was called, if anything.
+        name: Option<Arc<str>>,
+    },
+    /// A realm with blobs, by another name.
+    #[error(
+        "the drive holds blobs of {realm} that are '{found}'s, and {realm} is configured as '{configured}': give each realm the number that it had, or delete the blobs first, or say was = \"{found}\" at '{configured}' if that is the same realm by another name"
+    )]
+    OtherRealm {
+        /// Which.
+        realm: RealmId,
+        /// What it was called when it was last opened.
+        found: Arc<str>,
+        /// What it is to be called.
+        configured: Arc<str>,
+    },
+    /// A realm with blobs that were to stay, as a cache.
+    #[error(
+        "the drive holds blobs of {realm}{} that were stored as durable, and {realm} is configured as a cache, which evicts them: take its cache out again, or delete the blobs first, or say was_durable = true at it if they may go",
+        called(name)
+    )]
+    DurableRealm {
+        /// Which.
+        realm: RealmId,
+        /// What it was called, if anything.
+        name: Option<Arc<str>>,
     },
     /// More blobs than the store is opened for.
     #[error(
@@ -353,6 +382,12 @@ pub enum OpenError {
     /// The drive.
     #[error(transparent)]
     Drive(#[from] DriveError),
+}
+
+/// A realm's name behind its number.
+fn called(name: &Option<Arc<str>>) -> String {
+    let name = name.as_ref();
+    name.map_or_else(String::new, |name| format!(" ('{name}')"))
 }
 
 impl OpenError {

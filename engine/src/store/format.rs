@@ -66,7 +66,7 @@ pub async fn format<D: Drive>(
         tag: 0,
     };
     let spare = Spare::new(drive)?;
-    snapshot::write_checkpoint(drive, &spare, &header, &[]).await?;
+    snapshot::write_checkpoint(drive, &spare, &header, &[], &[]).await?;
     let label = Label {
         version: FIRST_VERSION,
         store,

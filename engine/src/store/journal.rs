@@ -14,6 +14,7 @@ use super::directory::{self, Owner, RECORDS_PER_BLOCK, directory_blocks};
 use super::drive::{Drive, DriveError};
 use super::error::StoreError;
 use super::frame::{self, Entry, FRAME_BLOCKS_MAX, FRAME_ENTRIES_MAX};
+use super::identity;
 use super::join::both;
 use super::log::{Log, Tail};
 use super::metrics::{Step, WrittenFor};
@@ -112,6 +113,9 @@ impl<D: Drive> Log<D> {
     async fn next_batch(&self) -> Result<Next, StoreError> {
         std::future::poll_fn(|cx| {
             self.check_running()?;
+            if self.records_realms.replace(false) {
+                return Poll::Ready(Ok(Next::Checkpoint));
+            }
             let mut state = self.state.borrow_mut();
             if state.queue.iter().any(|queued| queued.answer.is_some()) {
                 // Before it is settled what the frame says: a checkpoint makes slabs go that it might speak of.
@@ -428,8 +432,10 @@ impl<D: Drive> Log<D> {
     async fn write_snapshot(&self, snapshot: Snapshot<D::Extent>) -> Result<(), DriveError> {
         let began = self.metrics.now();
         let (header, body) = (&snapshot.header, &snapshot.body);
-        let written = write_checkpoint(&self.drive, &self.spares.maintenance, header, body).await;
-        let blocks = checkpoint_blocks(snapshot.header.bytes);
+        let realms = identity::encode(&snapshot.realms);
+        let spare = &self.spares.maintenance;
+        let written = write_checkpoint(&self.drive, spare, header, body, &realms).await;
+        let blocks = checkpoint_blocks(header.bytes) + identity::blocks_behind(realms.len());
         self.metrics
             .stepped(Step::Checkpoint, began, written.is_ok());
         let extent = written?;
@@ -440,6 +446,7 @@ impl<D: Drive> Log<D> {
         }
         let mut state = self.state.borrow_mut();
         state.forgotten.extend(snapshot.retired);
+        state.have_recorded(&snapshot.realms);
         state.stat.checkpoints += 1;
         drop(state);
         self.is_checkpointing.set(false);

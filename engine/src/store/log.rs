@@ -21,6 +21,7 @@ use super::compaction::{Early, Stuck};
 use super::drive::{Drive, DriveError, Spare};
 use super::error::StoreError;
 use super::frame::Entry;
+use super::identity;
 use super::metrics::{Metrics, Operation, Outcome};
 use super::options::{LogStat, RealmOptions, RealmStat};
 use super::pace::Background;
@@ -65,6 +66,16 @@ pub(super) struct Layout<E> {
     pub(super) journals: [E; 2],
     pub(super) journal_blocks: u64,
     pub(super) blobs_max: u64,
+    /// Blocks that the realms take behind a checkpoint's body.
+    pub(super) realm_blocks: Cell<u64>,
+}
+
+impl<E> Layout<E> {
+    /// Keeps room free for what checkpoints say of realms.
+    pub(super) fn count_realms(&self, state: &State<E>) {
+        let bytes = identity::encode(&state.identities()).len();
+        self.realm_blocks.set(identity::blocks_behind(bytes));
+    }
 }
 
 /// Where the next frame goes.
@@ -118,6 +129,8 @@ pub struct Log<D: Drive> {
     pub(super) journal_ended: Cell<bool>,
     /// A checkpoint is wanted before the journal is full.
     pub(super) wants_checkpoint: Cell<bool>,
+    /// One is wanted before the next frame, since there are realms that no checkpoint knows.
+    pub(super) records_realms: Cell<bool>,
     /// A checkpoint is being written.
     pub(super) is_checkpointing: Cell<bool>,
     /// A slab is being given back to the drive.
@@ -180,6 +193,7 @@ impl<D: Drive> Log<D> {
             is_ending: Cell::new(false),
             journal_ended: Cell::new(false),
             wants_checkpoint: Cell::new(false),
+            records_realms: Cell::new(false),
             is_checkpointing: Cell::new(false),
             is_deleting: Cell::new(false),
             journal_bell: RefCell::new(None),
@@ -414,16 +428,22 @@ impl<D: Drive> Log<D> {
         }
     }
 
-    /// Has realms checked from now on as they are given, and takes in those that there were not. How a realm makes room, and
-    /// what it may take, stay what they are.
+    /// Has realms checked from now on as they are given, and takes in those that there were not. How a realm makes room, what
+    /// it is called and what it may take stay what they are.
     pub(super) fn set_realms(&self, realms: &[RealmOptions]) {
         let mut state = self.state.borrow_mut();
         for options in realms {
             self.metrics.add_realm(options.id);
             let realm = state.realms.entry(options.id);
-            let realm = realm.or_insert_with(|| Realm::new(*options));
+            let realm = realm.or_insert_with(|| Realm::new(options.clone()));
             realm.options.verify = options.verify;
+            if !realm.is_recorded {
+                self.records_realms.set(true);
+            }
         }
+        self.layout.count_realms(&state);
+        drop(state);
+        self.ring();
     }
 
     pub(super) fn check_realm(&self, realm: RealmId) -> Result<(), StoreError> {

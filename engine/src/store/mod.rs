@@ -4,8 +4,8 @@
 //! - [`format`] and [`open`]: making a store, and opening it again after whatever happened.
 //! - [`Drive`]: the one seam to the hardware; [`SpdkDrive`] is it in a node.
 //!
-//! What is written, byte by byte, is in the headers of `label.rs`, `checkpoint.rs`, `directory.rs`, `frame.rs`,
-//! `record.rs` and `trailer.rs`.
+//! What is written, byte by byte, is in the headers of `label.rs`, `checkpoint.rs`, `identity.rs`, `directory.rs`,
+//! `frame.rs`, `record.rs` and `trailer.rs`.
 
 mod answer;
 mod check;
@@ -22,6 +22,7 @@ mod format;
 mod forms;
 mod frame;
 mod gauges;
+mod identity;
 mod index_file;
 mod join;
 mod journal;

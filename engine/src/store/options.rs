@@ -1,10 +1,12 @@
 //! What a log is told of its realms, and what it says of itself.
 
+use std::sync::Arc;
+
 use super::eviction::Policy;
 use super::types::RealmId;
 
 /// What a realm may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RealmOptions {
     /// Its number, which is on the drive.
     pub id: RealmId,
@@ -14,6 +16,14 @@ pub struct RealmOptions {
     pub verify: bool,
     /// How its blobs make room for others, if it is a cache; a realm that is none says that it is full.
     pub cache: Option<Policy>,
+    /// What it is called. Drives with blobs of it keep that, cut to 255 bytes, and are not opened with another name; without one,
+    /// what it was called is not asked.
+    pub name: Option<Arc<str>>,
+    /// What it was called before, if it is the same realm by another name.
+    pub was: Option<Arc<str>>,
+    /// A cache whose blobs may go although some were stored when it was none; otherwise drives that have such are not
+    /// opened.
+    pub was_durable: bool,
 }
 
 impl RealmOptions {
@@ -24,6 +34,9 @@ impl RealmOptions {
             quota_blocks: None,
             verify: true,
             cache: None,
+            name: None,
+            was: None,
+            was_durable: false,
         }
     }
 }

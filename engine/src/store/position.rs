@@ -181,8 +181,8 @@ impl<D: Drive> Log<D> {
         let slab_blocks = self.layout.slab_blocks;
         let (number, block) = (position.0 / slab_blocks, position.0 % slab_blocks);
         let state = self.state.borrow();
-        let options = state.realms.get(&realm).map(|realm| realm.options);
-        let options = options.ok_or(StoreError::UnknownRealm { realm })?;
+        let verify = state.realms.get(&realm).map(|realm| realm.options.verify);
+        let verify = verify.ok_or(StoreError::UnknownRealm { realm })?;
         let slab = state.slabs.get(&number).filter(|slab| slab.realm == realm);
         let slab = slab.ok_or(StoreError::NoWindow { position })?;
         let Ok(window) = slab.window(block as u32) else {
@@ -209,9 +209,9 @@ impl<D: Drive> Log<D> {
         Ok(Some(Held {
             extent: slab.extent.clone(),
             window,
-            verify: options.verify,
+            verify,
             // Nobody else asks for it.
-            checksum: if options.verify { checksum() } else { 0 },
+            checksum: if verify { checksum() } else { 0 },
         }))
     }
 

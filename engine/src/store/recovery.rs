@@ -17,6 +17,7 @@ use oriel_dht::region::Section;
 use super::checkpoint::{Header, Row, checkpoint_blocks};
 use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, check_sizes};
+use super::identity;
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
 use super::log::{Layout, Log, Spares, Tail};
@@ -25,7 +26,7 @@ use super::options::RealmOptions;
 use super::pace::Background;
 use super::record::RECORD_BYTES;
 use super::replay::Replay;
-use super::scan::{read, read_checkpoint, restore_slabs};
+use super::scan::{read, read_checkpoint, read_realms, restore_slabs};
 use super::snapshot::{self, Last};
 use super::stamp::Stamp;
 use super::state::State;
@@ -97,7 +98,7 @@ pub struct Phases {
 
 /// Blocks that slabs leave free, for the checkpoint there is and the next one.
 pub(super) fn reserve_blocks<E>(layout: &Layout<E>) -> u64 {
-    reserve_for(layout.journal_blocks, layout.blobs_max)
+    reserve_for(layout.journal_blocks, layout.blobs_max) + 2 * layout.realm_blocks.get()
 }
 
 /// The same, of a store with such journals that is opened for so many blobs.
@@ -227,9 +228,18 @@ pub(super) async fn load<D: Drive>(
         journals: [journal(0)?, journal(1)?],
         journal_blocks: label.journal_blocks,
         blobs_max: options.blobs_max,
+        realm_blocks: Cell::new(0),
     };
 
-    let header = newest_checkpoint(drive, &extents, label.store).await?;
+    let (header, block) = newest_checkpoint(drive, &extents, label.store).await?;
+    let known = read_realms(drive, &extents, &header, block.as_ref()).await?;
+    let named = |error| match error {
+        OpenError::UnknownRealm { realm, .. } => {
+            let name = known.get(&realm).and_then(|known| known.name.clone());
+            OpenError::UnknownRealm { realm, name }
+        }
+        error => error,
+    };
     let rows = read_checkpoint(drive, &extents, &header).await?;
     let mut phases = Phases {
         checkpoint: lap(&options.clock, &mut began),
@@ -254,7 +264,8 @@ pub(super) async fn load<D: Drive>(
         is_adopted,
         &mut state,
     )
-    .await?;
+    .await
+    .map_err(named)?;
     drop(rows);
     phases.slabs = lap(&options.clock, &mut began);
     state.stat.blobs = state.keys.len();
@@ -266,7 +277,7 @@ pub(super) async fn load<D: Drive>(
     // An index is taken over where nothing follows the checkpoint: then there is nothing to look for.
     let tail = match is_adopted {
         true => header.tail(),
-        false => replay.replay(&header, &mut state).await?,
+        false => replay.replay(&header, &mut state).await.map_err(named)?,
     };
     phases.journals = lap(&options.clock, &mut began);
     let blobs = state.keys.len();
@@ -274,6 +285,15 @@ pub(super) async fn load<D: Drive>(
         let max = blobs_max;
         return Err(OpenError::TooManyBlobs { blobs, max });
     }
+    let has_blobs = |id| state.realms.get(&id).is_some_and(|realm| realm.blobs > 0);
+    identity::compare(&known, &options.realms, has_blobs)?;
+    for (id, realm) in &mut state.realms {
+        // Who opens it without names leaves those that there are.
+        let known = known.get(id).and_then(|known| known.name.as_ref());
+        let name = &mut realm.options.name;
+        *name = name.take().or_else(|| known.cloned());
+    }
+    layout.count_realms(&state);
     Ok(Loaded {
         layout,
         state,
@@ -339,7 +359,10 @@ pub async fn open<D: Drive>(
     let snapshot = snapshot::snapshot(&mut state, &layout, epoch, sequence, Last::No);
     let spares = Spares::new(&drive)?;
     let (header, body) = (&snapshot.header, &snapshot.body);
-    let written = snapshot::write_checkpoint(&drive, &spares.maintenance, header, body).await?;
+    let realms = identity::encode(&snapshot.realms);
+    let spare = &spares.maintenance;
+    let written = snapshot::write_checkpoint(&drive, spare, header, body, &realms).await?;
+    state.have_recorded(&snapshot.realms);
     for extent in leftovers {
         drive.delete(extent).await?;
     }
@@ -375,11 +398,12 @@ pub(super) async fn read_label<D: Drive>(
     })
 }
 
+/// The newest checkpoint that was written to its end, with its first block.
 async fn newest_checkpoint<D: Drive>(
     drive: &D,
     extents: &BTreeMap<ExtentName, D::Extent>,
     store: StoreId,
-) -> Result<Header, OpenError> {
+) -> Result<(Header, D::Buf), OpenError> {
     for (name, extent) in extents.iter().rev() {
         let ExtentName::Checkpoint(epoch) = *name else {
             continue;
@@ -391,7 +415,7 @@ async fn newest_checkpoint<D: Drive>(
                 && drive.blocks(extent) >= checkpoint_blocks(header.bytes)
         };
         if let Some(header) = header.filter(fits) {
-            return Ok(header);
+            return Ok((header, block));
         }
     }
     // The oldest one was whole once: the one before is deleted only then.

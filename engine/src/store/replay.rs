@@ -146,7 +146,8 @@ impl<D: Drive> Replay<'_, D> {
                 };
                 let extent = self.extents.get(&name).ok_or_else(missing)?;
                 if !state.realms.contains_key(realm) {
-                    return Err(OpenError::UnknownRealm { realm: *realm });
+                    let (realm, name) = (*realm, None);
+                    return Err(OpenError::UnknownRealm { realm, name });
                 }
                 let mut slab = Slab::new(Rc::new(extent.clone()), *realm);
                 slab.seal();

@@ -6,6 +6,7 @@ use super::checkpoint::{self, CHUNK_BLOCKS, Header, Row};
 use super::directory::{self, Owner, RECORDS_PER_BLOCK, WrongBlock, directory_blocks};
 use super::drive::{Drive, DriveError, ExtentName};
 use super::error::OpenError;
+use super::identity::{self, Identities, Wrong};
 use super::join::in_order;
 use super::record::Record;
 use super::recovery::Extents;
@@ -48,6 +49,40 @@ pub(super) async fn read_checkpoint<D: Drive>(
     })
 }
 
+/// Who the realms are, as the checkpoint of that header says, whose first block this is. None if it was written by a program that knows
+/// nothing of that.
+pub(super) async fn read_realms<D: Drive>(
+    drive: &D,
+    extents: &Extents<D>,
+    header: &Header,
+    block: &[u8],
+) -> Result<Identities, OpenError> {
+    let name = ExtentName::Checkpoint(header.epoch);
+    let extent = &extents[&name];
+    let wrong = |wrong| match wrong {
+        Wrong::Damaged { expected, found } => OpenError::checksum(name, 0, expected, found),
+        Wrong::Unknown => OpenError::Damaged {
+            extent: name,
+            block: 0,
+            detail: "it says something of realms that this version does not know".into(),
+        },
+    };
+    let Some(bytes) = identity::len(block).map_err(wrong)? else {
+        return Ok(Identities::new());
+    };
+    let at = checkpoint::checkpoint_blocks(header.bytes);
+    let blocks = identity::blocks_behind(bytes);
+    if drive.blocks(extent) < at + blocks {
+        return Err(wrong(Wrong::Unknown));
+    }
+    let behind = match blocks {
+        0 => None,
+        blocks => Some(read(drive, extent, at, blocks).await?),
+    };
+    let behind = behind.as_ref().map_or(&[][..], AsRef::as_ref);
+    identity::decode(bytes, block, behind).map_err(wrong)
+}
+
 /// A slab that a checkpoint names, and what is known of its directory by now.
 struct Slot<'a, D: Drive> {
     row: &'a Row,
@@ -75,7 +110,10 @@ pub(super) async fn restore_slabs<D: Drive>(
             why: "the checkpoint names it".into(),
         })?;
         let realm = state.realms.get(&row.realm);
-        let realm = realm.ok_or(OpenError::UnknownRealm { realm: row.realm })?;
+        let realm = realm.ok_or(OpenError::UnknownRealm {
+            realm: row.realm,
+            name: None,
+        })?;
         if directory_blocks(row.in_directory.into()) > slab_blocks {
             return Err(wrong_slab(
                 row.number,

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::checkpoint::{self, Header, checkpoint_blocks};
 use super::drive::{Drive, DriveError, ExtentName, Spare, write_twice};
+use super::identity;
 use super::state::{Snapshot, State};
 use super::types::BLOCK_BYTES;
 
@@ -45,6 +46,7 @@ pub(super) fn snapshot<E>(
             tag,
         },
         body,
+        realms: state.identities(),
         retired: std::mem::take(&mut state.retired),
     }
 }
@@ -55,9 +57,15 @@ pub(super) async fn write_checkpoint<D: Drive>(
     spare: &Spare<D::Buf>,
     header: &Header,
     body: &[u8],
+    realms: &[u8],
 ) -> Result<D::Extent, DriveError> {
     let name = ExtentName::Checkpoint(header.epoch);
-    let extent = drive.create(name, checkpoint_blocks(header.bytes)).await?;
+    let mut block = [0; BLOCK_BYTES];
+    header.encode(&mut block);
+    let behind = identity::put(realms, &mut block);
+    let behind_at = checkpoint_blocks(header.bytes);
+    let blocks = behind_at + identity::blocks_behind(realms.len());
+    let extent = drive.create(name, blocks).await?;
     let write = async |at, buf| write_twice(drive, &extent, at, buf).await;
     let mut bytes = Vec::new();
     for index in 0..checkpoint::chunks(header.bytes) {
@@ -67,10 +75,14 @@ pub(super) async fn write_checkpoint<D: Drive>(
         let at = 1 + index * checkpoint::CHUNK_BLOCKS;
         spare.write(drive, at, &bytes, write).await?;
     }
+    if !behind.is_empty() {
+        bytes.clear();
+        bytes.extend_from_slice(behind);
+        bytes.resize((blocks - behind_at) as usize * BLOCK_BYTES, 0);
+        spare.write(drive, behind_at, &bytes, write).await?;
+    }
     // The directories that it counts on come before it, too.
     drive.flush().await?;
-    let mut block = [0; BLOCK_BYTES];
-    header.encode(&mut block);
     spare.write(drive, 0, &block, write).await?;
     drive.flush().await?;
     Ok(extent)

@@ -11,6 +11,7 @@ use super::checkpoint::Header;
 use super::error::StoreError;
 use super::eviction::{Eviction, Policy};
 use super::frame::Entry;
+use super::identity::{Identities, Identity};
 use super::keys::Keys;
 use super::options::{LogStat, RealmOptions};
 use super::pins::Pins;
@@ -77,17 +78,20 @@ pub(super) struct Realm {
     pub(super) used_blocks: u64,
     /// Blobs in its slabs.
     pub(super) blobs: u64,
+    /// A checkpoint that is whole says who it is.
+    pub(super) is_recorded: bool,
 }
 
 impl Realm {
     pub(super) fn new(options: RealmOptions) -> Self {
         Self {
-            options,
             lanes: Default::default(),
             eviction: options.cache.map(Policy::begin),
+            options,
             pins: Pins::default(),
             used_blocks: 0,
             blobs: 0,
+            is_recorded: false,
         }
     }
 
@@ -116,6 +120,8 @@ impl Realm {
 pub(super) struct Snapshot<E> {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
+    /// Who the realms are.
+    pub(super) realms: Identities,
     /// Slabs that it does not name any more.
     pub(super) retired: Vec<Rc<E>>,
 }
@@ -156,7 +162,7 @@ pub(super) struct Contradiction(pub(super) &'static str);
 
 impl<E> State<E> {
     pub(super) fn new(keys: Keys, realms: &[RealmOptions], next_slab: u64) -> Self {
-        let realm = |options: &RealmOptions| (options.id, Realm::new(*options));
+        let realm = |options: &RealmOptions| (options.id, Realm::new(options.clone()));
         Self {
             keys,
             slabs: BTreeMap::new(),
@@ -190,6 +196,20 @@ impl<E> State<E> {
 
     pub(super) fn realm(&mut self, id: RealmId) -> Option<&mut Realm> {
         self.realms.get_mut(&id)
+    }
+
+    /// Who the realms are.
+    pub(super) fn identities(&self) -> Identities {
+        let realms = self.realms.iter();
+        let identity = |(id, realm): (&RealmId, &Realm)| (*id, Identity::of(&realm.options));
+        realms.map(identity).collect()
+    }
+
+    /// A checkpoint that is whole says who these are.
+    pub(super) fn have_recorded(&mut self, realms: &Identities) {
+        for (id, realm) in &mut self.realms {
+            realm.is_recorded |= realms.contains_key(id);
+        }
     }
 
     /// A blob of a realm was used.

@@ -239,9 +239,27 @@ impl<D: Drive> Log<D> {
         }
     }
 
+    /// Waits until a checkpoint says who a realm is that came while the log is used: nobody could tell later whose its blobs are.
+    async fn recorded(&self, id: RealmId) -> Result<(), StoreError> {
+        loop {
+            self.check_running()?;
+            if self.is_ending.get() {
+                return Err(StoreError::Closing);
+            }
+            if self.state.borrow().realms[&id].is_recorded {
+                return Ok(());
+            }
+            let (send, heard) = answer();
+            // It is told after every checkpoint.
+            self.room.borrow_mut().push(send);
+            let _ = heard.await;
+        }
+    }
+
     /// Makes another slab the one that the realm's windows come from.
     async fn open_slab(&self, id: RealmId, purpose: Purpose) -> Result<(), StoreError> {
         let slab_blocks = self.layout.slab_blocks;
+        self.recorded(id).await?;
         self.make_room(purpose).await?;
         let number = {
             let mut state = self.state.borrow_mut();

@@ -463,19 +463,28 @@ fn realms_come_and_change_while_the_store_is_used() {
             };
             let cache = RealmOptions {
                 cache: Some(Policy::Lru),
-                ..known
+                ..known.clone()
             };
             assert_eq!(
-                store.set_realms(&[cache, wanted]).await,
+                store.set_realms(&[cache, wanted.clone()]).await,
                 Err(ChangeError::CacheOfRealm { realm: REALM })
             );
+            let named = RealmOptions {
+                name: Some("other".into()),
+                ..known.clone()
+            };
             assert_eq!(
-                store.set_realms(&[wanted]).await,
+                store.set_realms(&[named, wanted.clone()]).await,
+                Err(ChangeError::NameOfRealm { realm: REALM })
+            );
+            assert_eq!(
+                store.set_realms(std::slice::from_ref(&wanted)).await,
                 Err(ChangeError::RealmLeftOut { realm: REALM })
             );
             assert_eq!(store.realm_stat(new).await, None, "nothing was changed");
-            store.set_realms(&[known, wanted]).await.unwrap();
-            assert_eq!(*store.realms(), [known, wanted]);
+            let both = [known.clone(), wanted.clone()];
+            store.set_realms(&both).await.unwrap();
+            assert_eq!(*store.realms(), both);
             let refused = store.put(new, of_new, kind, &bytes).await;
             assert!(
                 matches!(

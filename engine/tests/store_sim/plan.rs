@@ -137,7 +137,8 @@ fn realms(rng: &mut Rng, slab_blocks: u64) -> Vec<RealmOptions> {
             .in_thousand(500)
             .then(|| rng.between(slab_blocks, 6 * slab_blocks)),
         cache: rng.one_of(&[None, Some(Policy::Lru), Some(Policy::S3Fifo)]),
-        ..simple
+        name: Some(format!("realm {id}").into()),
+        ..simple.clone()
     };
     let count = rng.between(1, 3) as u16;
     (7..7 + count).map(|id| realm(rng, id)).collect()
@@ -188,7 +189,7 @@ impl Blobs {
     }
 
     pub(crate) fn realm(&self, number: usize) -> RealmOptions {
-        self.realms[number % self.realms.len()]
+        self.realms[number % self.realms.len()].clone()
     }
 
     /// Something to put under a key.

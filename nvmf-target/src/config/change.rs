@@ -68,7 +68,7 @@ impl Config {
                 changes.new.push(realm.clone());
                 continue;
             };
-            let before = old.options;
+            let before = &old.options;
             for (key, is_same) in [
                 ("name", old.name == *name),
                 ("cache", before.cache == options.cache),

@@ -100,6 +100,12 @@ impl Config {
                 Some(Policy::S3Fifo) => line("cache = \"s3-fifo\"".into()),
                 None => {}
             }
+            if let Some(was) = &options.was {
+                line(format!("was = {}", quoted(was)));
+            }
+            if options.was_durable {
+                line("was_durable = true".into());
+            }
             line(format!("verify = {}", options.verify));
         }
         text

@@ -127,6 +127,27 @@ fn indexes_lie_in_a_folder_if_somebody_says_so() {
 }
 
 #[test]
+fn what_a_realm_was_is_said_to_the_store() {
+    let text = GOOD.replacen("id = 2\n", "id = 2\nwas = \"old\"\nwas_durable = true\n", 1);
+    let config = parse(&text).unwrap();
+    let [models, cache] = [&config.realms[0].options, &config.realms[1].options];
+    assert_eq!(
+        (models.name.as_deref(), &models.was, models.was_durable),
+        (Some("models"), &None, false)
+    );
+    assert_eq!(
+        (
+            cache.name.as_deref(),
+            cache.was.as_deref(),
+            cache.was_durable
+        ),
+        (Some("cache"), Some("old"), true)
+    );
+    let again = Config::parse(Path::new("node.toml"), &config.text());
+    assert_eq!(again.unwrap(), config);
+}
+
+#[test]
 fn drives_are_emptied_and_given_up() {
     let text = GOOD.replacen(
         "[[device]]",
@@ -170,6 +191,8 @@ fn what_is_wrong_is_named_with_its_line() {
         ),
         ("hosts = \"any\"", "hosts = 7", 13, "a list of hosts"),
         ("quota_mib = 64", "quota_mib = 0", 19, "at least 1"),
+        ("id = 2", "was = \"cache\"\nid = 2", 17, "called so already"),
+        ("id = 1\n", "id = 1\nwas_durable = true\n", 13, "is durable"),
         ("quota_mib = 64\n", "", 19, "give it a quota_mib"),
         ("s3-fifo", "fifo", 20, "fifo"),
         ("[::1]:9420", "127.0.0.1:4420", 24, "a port of its own"),

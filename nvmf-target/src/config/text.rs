@@ -99,6 +99,8 @@ struct RealmText {
     hosts: Spanned<HostsText>,
     quota_mib: Option<Spanned<u64>>,
     cache: Option<Spanned<CacheText>>,
+    was: Option<Spanned<String>>,
+    was_durable: Option<Spanned<bool>>,
     #[serde(default)]
     verify: bool,
 }
@@ -431,6 +433,18 @@ fn realms(
                 format!("the cache '{name}' would push all others out: give it a quota_mib")
             })?;
         }
+        if let Some(was) = &realm.was {
+            check(was, was.get_ref() != name, || {
+                format!("the realm '{name}' is called so already: leave out what it was")
+            })?;
+        }
+        let was_durable = realm.was_durable.as_ref();
+        let was_durable = was_durable.filter(|was_durable| *was_durable.get_ref());
+        if let Some(was_durable) = was_durable {
+            check(was_durable, realm.cache.is_some(), || {
+                format!("'{name}' is durable: was_durable is for a realm that became a cache")
+            })?;
+        }
         all.push(Realm {
             name: name.clone(),
             options: RealmOptions {
@@ -440,6 +454,9 @@ fn realms(
                     CacheText::Lru => Policy::Lru,
                     CacheText::S3Fifo => Policy::S3Fifo,
                 }),
+                name: Some(name.as_str().into()),
+                was: realm.was.as_ref().map(|was| was.get_ref().as_str().into()),
+                was_durable: was_durable.is_some(),
                 ..RealmOptions::new(RealmId(id))
             },
             hosts: hosts(around, &realm.hosts)?,

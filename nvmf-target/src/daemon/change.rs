@@ -184,8 +184,8 @@ impl Changing<'_> {
         let mut all = self.tools.store.realms().to_vec();
         for Realm { options, .. } in wanted {
             match all.iter_mut().find(|known| known.id == options.id) {
-                Some(known) => *known = *options,
-                None => all.push(*options),
+                Some(known) => *known = options.clone(),
+                None => all.push(options.clone()),
             }
         }
         let set = self.tools.store.set_realms(&all).await;

@@ -100,7 +100,11 @@ async fn one(part: &Part, config: &Config) -> Result<Option<Report>, DaemonError
     let options = OpenOptions {
         store: Some(config.store),
         blobs_max: blobs,
-        realms: config.realms.iter().map(|realm| realm.options).collect(),
+        realms: config
+            .realms
+            .iter()
+            .map(|realm| realm.options.clone())
+            .collect(),
         ..OpenOptions::default()
     };
     let report = match index {

@@ -252,7 +252,11 @@ async fn open(
         drive: OpenOptions {
             store: Some(config.store),
             blobs_max: config.blobs_max,
-            realms: config.realms.iter().map(|realm| realm.options).collect(),
+            realms: config
+                .realms
+                .iter()
+                .map(|realm| realm.options.clone())
+                .collect(),
             clock: clock.clone(),
             background: config.background,
             ..OpenOptions::default()

@@ -465,7 +465,7 @@ async fn serve(
         drive: OpenOptions {
             store: Some(STORE),
             blobs_max: 4096,
-            realms: realms().iter().map(|realm| realm.options).collect(),
+            realms: realms().iter().map(|realm| realm.options.clone()).collect(),
             clock: clock.clone(),
             ..OpenOptions::default()
         },

@@ -125,7 +125,7 @@ async fn store(subsystems: &Subsystems, told: &Told) -> Result<(), TargetError> 
         drive: OpenOptions {
             store: Some(STORE),
             blobs_max: BLOBS_MAX,
-            realms: realms().iter().map(|realm| realm.options).collect(),
+            realms: realms().iter().map(|realm| realm.options.clone()).collect(),
             clock: clock.clone(),
             ..OpenOptions::default()
         },

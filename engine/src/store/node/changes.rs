@@ -203,6 +203,9 @@ impl<D: NodeDrive> Keeper<D> {
             if wanted.cache != known.cache {
                 return Err(ChangeError::CacheOfRealm { realm });
             }
+            if wanted.name != known.name {
+                return Err(ChangeError::NameOfRealm { realm });
+            }
         }
         // Every drive knows them before anybody else does.
         for (_, seat) in self.all_seats() {

@@ -341,6 +341,12 @@ pub enum ChangeError {
         /// Which realm.
         realm: RealmId,
     },
+    /// A realm is called what it was called when the store was opened.
+    #[error("what {realm} is called cannot change while it is used: open the store anew")]
+    NameOfRealm {
+        /// Which realm.
+        realm: RealmId,
+    },
     /// A drive that works.
     #[error("{drive} works: drain it, so that its blobs are kept")]
     NotLost {
