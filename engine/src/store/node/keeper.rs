@@ -18,7 +18,7 @@ use super::super::error::StoreError;
 use super::super::options::RealmOptions;
 use super::super::types::RealmId;
 use super::error::{DriveLabel, Loss};
-use super::join::{Bell, Crowd, first};
+use super::join::{Bell, Crowd, all, first};
 use super::mover::StuckBlobs;
 use super::open::{NodeOptions, present, stopped};
 use super::place::{Draw, DriveNumber, PARTITIONS, Placed};
@@ -440,13 +440,15 @@ impl<D: NodeDrive> Keeper<D> {
             std::future::pending().await
         };
         first(self.lanes.run(), work).await;
-        for (number, seat) in self.all_seats() {
+        // All at once: an index that is kept is written out, which takes its time.
+        let close = |(number, seat): (DriveNumber, Seat<D>)| async move {
             let closed = seat.call(|lane| async move { lane.close().await }).await;
             if let Ok(Err(error)) = closed {
                 tracing::warn!(drive = %number, %error, "a drive was not closed in order");
             }
             seat.give_up().await;
-        }
+        };
+        all(self.all_seats().into_iter().map(close)).await;
         self.shared.end();
     }
 
