@@ -483,6 +483,35 @@ fn what_compaction_finds_damaged_is_not_served_any_more() {
 }
 
 #[test]
+fn a_drive_that_answers_wrongly_once_costs_no_blob_that_is_moved() {
+    let compacts = Background {
+        compaction_bytes_per_second: 1 << 20,
+        ..NOTHING
+    };
+    let mut moved = 0;
+    for reads in 0.. {
+        let drive = formatted();
+        with_log(&drive, compacts, async |log, world| {
+            scatter(log, 300).await;
+            drive.misread_after(reads);
+            world.sleep(60_000_000_000).await;
+            moved = log.metrics().stat.blobs_moved;
+            if drive.will_misread() {
+                return;
+            }
+            for name in (0..16).step_by(4) {
+                let read = log.read(REALM, &key(name), 0, u64::MAX).await;
+                assert_eq!(read, Ok(Some(bytes(name, 300))), "read {reads}");
+            }
+        });
+        if drive.will_misread() {
+            assert!(reads > 8 && moved >= 2, "{reads} {moved}");
+            break;
+        }
+    }
+}
+
+#[test]
 fn slabs_that_cannot_be_emptied_for_a_moment_are_tried_again() {
     let drive = formatted();
     with_log(&drive, NOTHING, async |log, world| {

@@ -270,6 +270,46 @@ fn many_realms_with_long_names_are_kept() {
     assert!(said.contains(&name(199)), "{said}");
 }
 
+/// The power goes while the block of a checkpoint's header is written, of which the drive writes a part.
+#[test]
+fn a_header_that_is_torn_leaves_the_checkpoint_before_it() {
+    let drive = formatted();
+    let name = |id: u16| format!("{id}-{}", "n".repeat(20));
+    let realms: Vec<RealmOptions> = (1..60).map(|id| named(RealmId(id), &name(id))).collect();
+    live(&drive, &realms, async |log| put(log, RealmId(59), 9).await);
+    let before = drive.image();
+    drop(try_open(&drive, &realms).unwrap());
+    let after = drive.image();
+    let (newest, blocks) = after
+        .extents()
+        .filter(|(name, _)| matches!(name, ExtentName::Checkpoint(_)))
+        .max()
+        .unwrap();
+    let mut torn = before.clone();
+    assert!(torn.extents().all(|(name, _)| name != newest));
+    torn.create(newest, blocks);
+    torn.write(newest, 0, after.read(newest, 0, blocks).unwrap());
+    let mut header = after.read(newest, 0, 1).unwrap()[0].bytes().to_vec();
+    header[512..].fill(0);
+    torn.write(newest, 0, &[Block::new(&header)]);
+    let drive = SimDrive::new(torn, SHAPE.drive_blocks);
+    live(&drive, &realms, async |log| {
+        let read = log.read(RealmId(59), &key(9), 0, u64::MAX).await;
+        assert_eq!(read, Ok(Some(vec![9; 9000])));
+    });
+    // With no other one, it says what is wrong.
+    let mut image = drive.image();
+    let (newest, _) = image
+        .extents()
+        .filter(|(name, _)| matches!(name, ExtentName::Checkpoint(_)))
+        .max()
+        .unwrap();
+    assert!(image.flip(newest, 700, 1));
+    let drive = SimDrive::new(image, SHAPE.drive_blocks);
+    let said = refuses(&drive, &realms);
+    assert!(said.contains("checkpoint"), "{said}");
+}
+
 /// A realm that comes while the store is used: wherever the power goes, there is no blob of it on a drive that does not say
 /// whose it is.
 #[test]

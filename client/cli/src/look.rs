@@ -85,8 +85,14 @@ pub(crate) fn pin(
     let all: Vec<_> = keys.iter().map(|wanted| wanted.key).collect();
     let ends = time.is_zero();
     let done = match ends {
-        true => block_on(node.blobs.unpin(&all))?,
-        false => block_on(node.blobs.pin(&all, time))?,
+        true => block_on(node.blobs.unpin(&all)),
+        false => block_on(node.blobs.pin(&all, time)),
+    };
+    let done = match done.map_err(CliError::from) {
+        Ok(done) => done,
+        // Some of them may be: each is asked for.
+        Err(error) if all.len() > 1 && !error.exit().is_fatal() => vec![false; all.len()],
+        Err(error) => return Err(error),
     };
     // Why one is not pinned the answer does not say, apart from one that is asked for alone.
     let alone = |wanted: &Wanted| {
@@ -136,7 +142,10 @@ pub(crate) fn pin(
         };
         out.line(format_args!("{word:7}  {}", wanted.shown()), &object)?;
         if !there {
-            exit = Exit::NotFound;
+            exit = match exit {
+                Exit::Done | Exit::Refused => Exit::NotFound,
+                worse => worse,
+            };
         } else if !ends && !done && matches!(exit, Exit::Done) {
             exit = Exit::Refused;
         }

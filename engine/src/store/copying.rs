@@ -8,10 +8,10 @@ use super::drive::{Drive, DriveError};
 use super::error::StoreError;
 use super::log::Log;
 use super::metrics::{ReadFor, WrittenFor};
-use super::reading::{Blocks, check_trailer, check_window};
+use super::reading::{Blocks, check_large, check_trailer, check_window};
 use super::record::{Record, data_blocks, trailer_blocks};
 use super::state::Purpose;
-use super::trailer;
+use super::trailer::{self, TRAILER_CHECKSUMS};
 use super::types::{BLOCK_BYTES, Position, RealmId};
 use super::walk::{check_by_steps, steps};
 use super::window::Window;
@@ -68,8 +68,8 @@ impl<D: Drive> Log<D> {
         Ok(Some((window, checksum)))
     }
 
-    /// With memory for a MiB of it, which is read once more after it was found to be whole: windows are for blobs that
-    /// can be read. Data that is damaged between the two is found by readers, since its checksums come with it.
+    /// With memory for a MiB of it, which is read and checked once more after it was found to be whole: windows are for blobs
+    /// that can be read.
     async fn copy_by_steps(
         &self,
         realm: RealmId,
@@ -88,28 +88,32 @@ impl<D: Drive> Log<D> {
         let (data, trailer) = (data_blocks(record.length), trailer_blocks(record.length));
         // Nothing may be missing once there is a window.
         let trailer = buffer(trailer)?;
-        let [mut whole, mut rest] = [
-            (data / CHECK_STEP_BLOCKS).min(1) * CHECK_STEP_BLOCKS,
-            data % CHECK_STEP_BLOCKS,
-        ]
-        .map(|blocks| (blocks > 0).then(|| buffer(blocks)));
+        let of_size = |blocks: u64| (blocks > 0).then(|| buffer(blocks)).transpose();
+        let mut whole = of_size((data / CHECK_STEP_BLOCKS).min(1) * CHECK_STEP_BLOCKS)?;
+        let mut rest = of_size(data % CHECK_STEP_BLOCKS)?;
         let blocks = record.blocks();
         let taken = self.take_window(realm, blocks, Purpose::Compaction).await?;
         let window = Window::new(self, taken);
         let Some(extent) = self.source(realm, record)? else {
             return Ok(None);
         };
-        for Blocks { first, count } in steps(data) {
+        let mut trailer = self.read_to_move(record, &extent, data, trailer).await?;
+        check_trailer(record, Crc32c::of(trailer.as_ref()))?;
+        for step in steps(data) {
+            let Blocks { first, count } = step;
             let of_size = match count == CHECK_STEP_BLOCKS {
                 true => &mut whole,
                 false => &mut rest,
             };
-            let buf = of_size.take().expect("there is one of each size")?;
+            let buf = of_size.take().expect("there is one of each size");
             let buf = self.read_to_move(record, &extent, first, buf).await?;
-            *of_size = Some(Ok(self.write_moved(&window, first, buf).await?));
+            let of_first = first / TRAILER_CHECKSUMS;
+            let of_last = (first + count - 1) / TRAILER_CHECKSUMS;
+            let sums = of_first as usize * BLOCK_BYTES..(of_last + 1) as usize * BLOCK_BYTES;
+            let sums = &trailer.as_ref()[sums];
+            check_large(&record.key, record.location(), step, buf.as_ref(), sums)?;
+            *of_size = Some(self.write_moved(&window, first, buf).await?);
         }
-        let mut trailer = self.read_to_move(record, &extent, data, trailer).await?;
-        check_trailer(record, Crc32c::of(trailer.as_ref()))?;
         let checksum = trailer::move_to(trailer.as_mut(), window.taken.position);
         self.write_moved(&window, data, trailer).await?;
         Ok(Some((window, checksum)))

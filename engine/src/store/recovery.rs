@@ -17,7 +17,7 @@ use oriel_dht::region::Section;
 use super::checkpoint::{Header, Row, checkpoint_blocks};
 use super::drive::{Drive, ExtentName};
 use super::error::{OpenError, check_sizes};
-use super::identity;
+use super::identity::{self, Identities};
 use super::keys::Keys;
 use super::label::{Label, NoLabel, VERSION};
 use super::log::{Layout, Log, Spares, Tail};
@@ -231,8 +231,7 @@ pub(super) async fn load<D: Drive>(
         realm_blocks: Cell::new(0),
     };
 
-    let (header, block) = newest_checkpoint(drive, &extents, label.store).await?;
-    let known = read_realms(drive, &extents, &header, block.as_ref()).await?;
+    let (header, known) = newest_checkpoint(drive, &extents, label.store).await?;
     let named = |error| match error {
         OpenError::UnknownRealm { realm, .. } => {
             let name = known.get(&realm).and_then(|known| known.name.clone());
@@ -398,12 +397,13 @@ pub(super) async fn read_label<D: Drive>(
     })
 }
 
-/// The newest checkpoint that was written to its end, with its first block.
+/// The newest checkpoint that was written to its end, and the realms that it knows.
 async fn newest_checkpoint<D: Drive>(
     drive: &D,
-    extents: &BTreeMap<ExtentName, D::Extent>,
+    extents: &Extents<D>,
     store: StoreId,
-) -> Result<(Header, D::Buf), OpenError> {
+) -> Result<(Header, Identities), OpenError> {
+    let mut torn = None;
     for (name, extent) in extents.iter().rev() {
         let ExtentName::Checkpoint(epoch) = *name else {
             continue;
@@ -414,9 +414,18 @@ async fn newest_checkpoint<D: Drive>(
             (header.store, header.epoch) == (store, epoch)
                 && drive.blocks(extent) >= checkpoint_blocks(header.bytes)
         };
-        if let Some(header) = header.filter(fits) {
-            return Ok((header, block));
+        let Some(header) = header.filter(fits) else {
+            continue;
+        };
+        match read_realms(drive, extents, &header, block.as_ref()).await {
+            Ok(realms) => return Ok((header, realms)),
+            // A block may be written in part: then the one before it is still there.
+            Err(error @ OpenError::Damaged { .. }) => torn = torn.or(Some(error)),
+            Err(error) => return Err(error),
         }
+    }
+    if let Some(error) = torn {
+        return Err(error);
     }
     // The oldest one was whole once: the one before is deleted only then.
     let mut names = extents.keys();

@@ -162,6 +162,8 @@ pub(super) struct State {
     pub(super) lie: Option<Lie>,
     /// Bytes of the largest buffer that there is memory for.
     pub(super) buffer_max: usize,
+    /// Reads until one that brings something else than what is there.
+    pub(super) misread_after: Option<u64>,
     pub(super) temper: Option<Rc<Temper>>,
     pub(super) harm: Harm,
     /// Sees everything that may be left if the power goes at this call.
@@ -191,6 +193,7 @@ impl State {
             power: None,
             lie: None,
             buffer_max: usize::MAX,
+            misread_after: None,
             temper: None,
             harm: Harm::default(),
             observer: None,

@@ -43,6 +43,16 @@ impl SimDrive {
         self.0.borrow_mut().buffer_max = bytes;
     }
 
+    /// After so many reads one brings something else than what is there, once.
+    pub(crate) fn misread_after(&self, reads: u64) {
+        self.0.borrow_mut().misread_after = Some(reads);
+    }
+
+    /// Whether that is still to come.
+    pub(crate) fn will_misread(&self) -> bool {
+        self.0.borrow().misread_after.is_some()
+    }
+
     /// The same drive after its power went.
     pub(crate) fn after_crash(&self, rng: &mut Rng) -> Self {
         Self(Rc::new(RefCell::new(self.0.borrow().after_crash(rng))))
@@ -257,6 +267,15 @@ impl Drive for SimDrive {
             Ok(Given::Blocks(blocks)) => {
                 for (place, block) in buf.chunks_exact_mut(BLOCK_BYTES).zip(blocks) {
                     place.copy_from_slice(block.bytes());
+                }
+                let misread = &mut self.0.borrow_mut().misread_after;
+                match misread {
+                    Some(0) => {
+                        buf[7] ^= 0x10;
+                        *misread = None;
+                    }
+                    Some(reads) => *reads -= 1,
+                    None => {}
                 }
                 Ok(())
             }

@@ -21,7 +21,7 @@ use blake3::hazmat::{
 };
 
 use super::super::log::Put;
-use super::super::record::window_blocks;
+use super::super::record::data_blocks;
 use super::super::reserve::{Commit, Reserved};
 use super::super::types::{BLOCK_BYTES, Form, Key, KeyKind, RealmId};
 use super::error::NodeError;
@@ -228,7 +228,7 @@ impl<D: NodeDrive> NodeStore<D> {
         let read_again = match commit.kind {
             KeyKind::Name => None,
             KeyKind::Content => {
-                let step = window_blocks(commit.length) as usize * BLOCK_BYTES;
+                let step = data_blocks(commit.length) as usize * BLOCK_BYTES;
                 Some(D::payload(step.min(HASH_STEP)).map_err(NodeError::Memory)?)
             }
         };
