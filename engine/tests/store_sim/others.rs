@@ -217,10 +217,9 @@ impl Simulation {
         }
     }
 
+    /// What a scrub, compaction or a read finds damaged is put there.
     pub(super) fn may_be_quarantined(&self, number: usize) -> bool {
-        let scrubs_itself = self.plan.background.scrub_bytes_per_second > 0;
-        // What a read finds damaged is put there, too.
-        (scrubs_itself && self.plan.faults.corrupt()) || self.quarantined.borrow().contains(&number)
+        self.plan.faults.corrupt() || self.quarantined.borrow().contains(&number)
     }
 
     fn probe(&self, store: &Store, drive: &SimDrive) {
